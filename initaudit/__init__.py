@@ -1,0 +1,1 @@
+"""Audit how a PyTorch model is initialized."""

@@ -1,0 +1,339 @@
+"""Every record that crosses a border between rooms: strings and floats, never a tensor.
+
+The probe turns one forward and one backward pass into a :class:`Trace`; rules turn a trace into
+:class:`Finding` records; a :class:`Report` is both together and is all that a renderer may see.
+Statistics that do not exist for a tensor (no batch, no gradient) are ``None``; numbers may be
+infinite or NaN, because exploding layers are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+SCHEMA_VERSION = 1
+
+
+class Severity(str, Enum):
+    """How much a finding harms training; ordered by :attr:`rank`, worst first."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+    @property
+    def rank(self) -> int:
+        """0 for the worst severity, so that sorting ascending puts errors first."""
+        return ("error", "warning", "note").index(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Counts in equal bins over ``[-limit, limit]``; ``limit`` is a power of two, so any two merge."""
+
+    limit: float
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Statistics of one tensor, or of several merged ones.
+
+    ``count`` elements in all, of which ``sampled`` were looked at. ``rms`` is the square root of the
+    mean square (not centred); ``std`` is centred over all elements. ``sample_std`` is the standard
+    deviation *across samples* of the batch (root of the mean over units and positions of the variance
+    over dimension 0); it is the part of the signal that tells one input from another. ``cosine`` is the
+    mean cosine between pairs of samples. ``dead_units`` is the fraction of units that are exactly zero on
+    every sample and position looked at; ``saturated_units`` the fraction of units that sit at a flat end of
+    their activation on more than 95% of them; ``saturated`` the fraction of elements that do.
+    ``kappa`` is ``E[x^4]/E[x^2]^2 - 1``. ``units`` is the size of the unit dimension, ``samples`` that of the batch.
+    """
+
+    count: int
+    sampled: int
+    mean: float
+    std: float
+    rms: float
+    min: float
+    max: float
+    nonfinite: int = 0
+    zero_fraction: float = 0.0
+    kappa: float | None = None
+    samples: int = 1
+    units: int = 1
+    sample_std: float | None = None
+    cosine: float | None = None
+    dead_units: float | None = None
+    saturated: float | None = None
+    saturated_units: float | None = None
+    histogram: Histogram | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter tensor as it was found.
+
+    ``fqn`` is the name in ``named_parameters()``, ``aliases`` the other names of a tied parameter.
+    ``init`` is what the values look like (``"kaiming_uniform(a=sqrt(5))"``, ``"normal(std=0.02)"``,
+    ``"constant(0)"`` ...), ``identical_rows`` whether every output unit has the same incoming row.
+    ``std_uncertainty`` is the relative standard error of ``std`` as an estimate of the law's own.
+    ``grad_rms`` is ``None`` when no gradient reached it, and 0.0 when a gradient of exact zeros did.
+    ``unwritten`` says that the memory shows signs of never having been written (a factory built twice
+    with one seed gave other values).
+    """
+
+    fqn: str
+    shape: tuple[int, ...]
+    dtype: str
+    mean: float
+    std: float
+    rms: float
+    min: float
+    max: float
+    init: str
+    aliases: tuple[str, ...] = ()
+    kurtosis: float | None = None
+    std_uncertainty: float = 0.0
+    nonfinite: int = 0
+    zero_fraction: float = 0.0
+    constant: bool = False
+    identical_rows: bool = False
+    unwritten: bool = False
+    requires_grad: bool = True
+    grad_rms: float | None = None
+    grad_nonfinite: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """The elementwise function that follows a layer, with gains by quadrature over ``N(0, 1)``.
+
+    ``name`` is torch's own spelling when the function is a known one (``"relu"``, ``"gelu"``), else a
+    description of the operations. ``gain`` is ``1/sqrt(E[phi(z)^2])``, ``backward_gain`` is
+    ``1/sqrt(E[phi'(z)^2])``. ``torch_name`` is the word ``nn.init.calculate_gain`` accepts, if any.
+    ``negative_slope`` belongs to the leaky family. ``saturating`` says that the function has a flat end.
+    """
+
+    name: str
+    gain: float
+    backward_gain: float
+    torch_name: str | None = None
+    negative_slope: float | None = None
+    saturating: bool = False
+
+
+class Role(str, Enum):
+    """What an operation does to the signal, which is all that the rules need to know of it."""
+
+    INPUT = "input"  # a model input, or a tensor made inside the model from constants
+    PARAMETER = "parameter"  # a bare parameter or buffer used as data
+    LAYER = "layer"  # multiplies its input by a weight: linear, convolution, recurrence
+    EMBEDDING = "embedding"
+    ACTIVATION = "activation"  # elementwise and nonlinear
+    SCALE = "scale"  # elementwise and linear: times a constant, plus a constant, dropout
+    NORM = "norm"  # sets the scale anew: layer_norm, batch_norm, rms_norm, F.normalize ...
+    JOIN = "join"  # adds two data-dependent tensors
+    GATE = "gate"  # multiplies two data-dependent tensors
+    CONCAT = "concat"
+    POOL = "pool"  # averages or takes a maximum
+    ATTENTION = "attention"  # softmax, scaled_dot_product_attention, product of two data tensors
+    VIEW = "view"  # moves elements without changing one
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation of the recorded run. ``id`` grows in execution order; ``inputs`` are ids.
+
+    ``scope`` is the fqn of the innermost module that was running. ``layer`` and ``call`` say which
+    layer call this is, for role LAYER and EMBEDDING. ``activation`` is set on the last operation of an
+    elementwise function that follows a layer. ``gradient`` is that of the backward pass with respect to this
+    op's output. ``affine`` says that a NORM multiplies by a learned gain; ``over_batch`` that it takes its statistics
+    across samples. ``output`` marks what the model returned.
+    """
+
+    id: int
+    name: str
+    role: Role
+    scope: str
+    inputs: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+    parameters: tuple[str, ...] = ()
+    stats: Stats | None = None
+    gradient: Stats | None = None
+    layer: str | None = None
+    call: int | None = None
+    activation: Activation | None = None
+    over_batch: bool = False
+    output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCall:
+    """One call of one layer. Shapes are those of the tensors; ``op`` and ``activation_op`` are op ids."""
+
+    op: int
+    input: Stats | None
+    pre_activation: Stats | None
+    activation: Stats | None
+    gradient: Stats | None
+    nonlinearity: Activation | None = None
+    activation_op: int | None = None
+    input_op: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer that has a weight, with every call of it.
+
+    ``fqn`` is the module that owns the weight (or the parameter's own path when it is used bare).
+    ``kind`` is the class name for a module ("Linear", "Conv2d"), else the operation ("linear").
+    ``fan_in`` and ``fan_out`` are effective fans: see :mod:`initaudit.theory.fans`.
+    ``torch_fan_in`` and ``torch_fan_out`` are what ``torch.nn.init`` would compute from the shape, when it can.
+    ``access`` is the Python expression of the module below a model ``m`` (``"m.body[0]"``);
+    ``weight_access`` that of the weight.
+    """
+
+    fqn: str
+    kind: str
+    fan_in: float
+    fan_out: float
+    weight: Parameter
+    bias: Parameter | None
+    calls: tuple[LayerCall, ...]
+    access: str
+    weight_access: str
+    torch_fan_in: int | None = None
+    torch_fan_out: int | None = None
+    repeats: int = 1  # blocks of rows that share one fan (4 gates of an LSTM, 3 of a packed qkv)
+
+    @property
+    def nonlinearity(self) -> Activation | None:
+        """The activation that follows the layer in its first call that has one."""
+        return next((call.nonlinearity for call in self.calls if call.nonlinearity), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Unjudged:
+    """A part of the model that got no verdict, and why."""
+
+    fqn: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a model could not be audited: the stage it failed in and what to do about it."""
+
+    stage: str  # load | input | forward | backward
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    torch: str
+    device: str
+    dtype: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One run of one model: everything that rules may reason on."""
+
+    target: str
+    environment: Environment
+    inputs: str  # what was fed, e.g. "float32[32,64]"
+    inputs_source: str  # where it came from, e.g. "inferred from Linear(64, 10)"
+    loss: str  # "seeded Gaussian cotangent" or the name of the user's loss
+    training: bool
+    ops: tuple[Op, ...]
+    layers: tuple[Layer, ...]
+    parameters: tuple[Parameter, ...]
+    uncalled: tuple[str, ...] = ()
+    unjudged: tuple[Unjudged, ...] = ()
+    loss_value: float | None = None
+    classes: int | None = None  # number of classes when the loss is a cross-entropy over logits
+    seconds: float = 0.0
+    model_seconds: float = 0.0  # the model's own forward and backward, as far as it can be told
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """A cure: the initializer to call, the std it gives, and the line of code that calls it."""
+
+    scheme: str
+    gain: float | None
+    std: float | None
+    code: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One fault (or one thing worth knowing), at the layer where it starts."""
+
+    code: str
+    name: str
+    severity: Severity
+    fqn: str
+    message: str
+    observed: float | None = None
+    limit: float | None = None
+    unit: str = ""
+    root_cause: bool = True
+    affected: tuple[str, ...] = ()
+    advice: Advice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The audit of one model: its trace (or why there is none) and its findings, worst first."""
+
+    target: str
+    findings: tuple[Finding, ...] = ()
+    trace: Trace | None = None
+    error: Failure | None = None
+    seconds: float = 0.0
+
+    @property
+    def verdict(self) -> str:
+        """``"error"`` when there is no trace, ``"fail"`` with a finding of severity error, else ``"pass"``."""
+        if self.error is not None:
+            return "error"
+        return "fail" if any(f.severity is Severity.ERROR for f in self.findings) else "pass"
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self.trace.layers if self.trace else ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The audit as one entry of ``audits`` in the JSON schema."""
+        from initaudit.report.json import audit_to_dict
+
+        return audit_to_dict(self)
+
+    def to_json(self) -> str:
+        """A whole JSON document with this one audit."""
+        from initaudit.report.json import render_json
+
+        return render_json([self])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from initaudit.report.table import report_renderables
+
+        yield from report_renderables(self, width=options.max_width)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A whole run of the command: every report, in the order audited."""
+
+    reports: tuple[Report, ...] = field(default=())
+
+    def count(self, severity: Severity) -> int:
+        return sum(f.severity is severity for r in self.reports for f in r.findings)
