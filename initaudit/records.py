@@ -152,8 +152,9 @@ class Op:
     ``scope`` is the fqn of the innermost module that was running. ``layer`` and ``call`` say which
     layer call this is, for role LAYER and EMBEDDING. ``activation`` is set on the last operation of an
     elementwise function that follows a layer. ``gradient`` is that of the backward pass with respect to this
-    op's output. ``affine`` says that a NORM multiplies by a learned gain; ``over_batch`` that it takes its statistics
-    across samples. ``output`` marks what the model returned.
+    op's output. ``over_batch`` says that a NORM takes its statistics
+    across samples. ``output`` marks what the model returned. ``moving`` says that the value is a floating signal that depends on the
+    model's input (and not only on parameters, positions or masks).
     """
 
     id: int
@@ -170,6 +171,7 @@ class Op:
     activation: Activation | None = None
     over_batch: bool = False
     output: bool = False
+    moving: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,109 @@
+"""The rules, and the diagnosis that they make together. A rule is added by its file and one line in :data:`RULES`."""
 
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Sequence
+
+from initaudit.errors import UsageError
+from initaudit.rules import (
+    bias_dominates,
+    dead_units,
+    exploding_activations,
+    exploding_gradients,
+    fan_out_for_fan_in,
+    indistinguishable_samples,
+    loss_at_init,
+    never_written,
+    no_gradient,
+    nonfinite_parameters,
+    nonfinite_values,
+    output_scale,
+    saturated_units,
+    symmetric_units,
+    uncalled,
+    unjudged,
+    vanishing_activations,
+    vanishing_gradients,
+    weight_mean,
+    weight_too_large,
+    weight_too_small,
+    wrong_gain,
+)
+from initaudit.rules.base import Rule
+from initaudit.rules.diagnosis import diagnose_with
+from initaudit.records import Finding, Trace
+
+# In causal order: what an earlier rule has found explains what a later one sees at the same layers.
+RULES: tuple[Rule, ...] = (
+    never_written.RULE,
+    nonfinite_parameters.RULE,
+    nonfinite_values.RULE,
+    symmetric_units.RULE,
+    dead_units.RULE,
+    saturated_units.RULE,
+    weight_mean.RULE,
+    bias_dominates.RULE,
+    vanishing_activations.RULE,
+    exploding_activations.RULE,
+    indistinguishable_samples.RULE,
+    vanishing_gradients.RULE,
+    exploding_gradients.RULE,
+    output_scale.RULE,
+    loss_at_init.RULE,
+    no_gradient.RULE,
+    weight_too_small.RULE,
+    weight_too_large.RULE,
+    wrong_gain.RULE,
+    fan_out_for_fan_in.RULE,
+    uncalled.RULE,
+    unjudged.RULE,
+)
+
+
+def diagnose(trace: Trace, *, select: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Finding, ...]:
+    """What the rules find in ``trace``: root causes first, worst first.
+
+    ``select`` and ``ignore`` hold codes, names, or beginnings of codes (``"IA1"``), also comma-separated.
+    Raises :class:`UsageError` for one that matches no rule.
+    """
+    wanted = matching(select) if select else set(RULES)
+    return diagnose_with([rule for rule in RULES if rule in wanted - matching(ignore)], trace)
+
+
+def matching(words: Sequence[str]) -> set[Rule]:
+    """The rules that codes, names and beginnings of codes stand for."""
+    found: set[Rule] = set()
+    for word in (w.strip() for text in words for w in text.split(",")):
+        if not word:
+            continue
+        rules = {r for r in RULES if r.name == word.lower() or r.code.startswith(word.upper())}
+        if not rules:
+            raise _unknown(word)
+        found |= rules
+    return found
+
+
+def find_rule(word: str) -> Rule:
+    """The rule of that code or name. Raises :class:`UsageError` when there is none."""
+    for rule in RULES:
+        if word.upper() == rule.code or word.lower() == rule.name:
+            return rule
+    raise _unknown(word)
+
+
+def rule_page(rule: Rule) -> str:
+    """The rule's page in Markdown: the docstring of its module under its code and name."""
+    module = importlib.import_module(rule.check.__module__)
+    summary, _, body = (module.__doc__ or "").partition("\n")
+    head = f"# {rule.code} {rule.name}\n\n{summary}\n\nSeverity: at worst {rule.severity.value}. Limit: {rule.limit.value:.3g} {rule.limit.unit} ({rule.limit.source}).\n"
+    return f"{head}{body.rstrip()}\n"
+
+
+def _unknown(word: str) -> UsageError:
+    close = difflib.get_close_matches(word.upper(), [r.code for r in RULES], 3, 0.7) + difflib.get_close_matches(
+        word.lower(), [r.name for r in RULES], 3, 0.5
+    )
+    hint = f"did you mean {' or '.join(close)}?" if close else "see `initaudit rule` for all of them"
+    return UsageError(f"unknown rule {word!r}: {hint}")

@@ -39,7 +39,7 @@ class Observation:
     affected: tuple[str, ...] = ()
     layer: Layer | None = None
     gain: float | None = None
-    cure: str | None = None  # what to do, in words, where no initializer is the answer
+    code: str | None = None  # the line that cures it, where that is not to initialize ``layer`` anew
 
 
 @dataclass(frozen=True, slots=True)

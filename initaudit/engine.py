@@ -1,0 +1,199 @@
+"""The audit of one model, end to end: build it, find inputs, probe, diagnose."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from initaudit.errors import AuditError, UsageError
+from initaudit.probe.restore import random_state
+from initaudit.probe.run import Loss, probe
+from initaudit.records import Report, Trace
+from initaudit.rules import diagnose
+from initaudit.target.inputs import Inputs, candidate_inputs
+from initaudit.target.load import Target
+from initaudit.target.losses import resolve_loss
+
+Progress = Callable[[str], None]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+
+
+def audit(
+    model: nn.Module | Callable[[], nn.Module],
+    inputs: Any = None,
+    *,
+    loss: Loss | str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    seed: int = 0,
+    select: Sequence[str] | None = None,
+    ignore: Sequence[str] | None = None,
+) -> Report:
+    """Audit the initialization of ``model`` and return the :class:`~initaudit.records.Report`.
+
+    Args:
+        model: an ``nn.Module``, which is left exactly as it was, or a factory that takes no argument and returns one.
+        inputs: a tensor is one positional argument, a tuple positional arguments, a mapping keyword arguments, a string such as
+            ``"float32[32,64]"`` a random tensor; ``None`` takes what the model offers or infers it from its first layers.
+        loss: called with the model's output, must return a scalar tensor; by default a seeded Gaussian cotangent of unit
+            variance drives the backward pass.
+        device, dtype: where and in what precision to run; by default where and as the model is. A model that would have to move is copied.
+        seed: of the factory, the inferred inputs, dropout and the cotangent.
+        select, ignore: rule codes, names or prefixes of codes.
+
+    Raises:
+        AuditError: the model could not be built or run; ``stage`` tells where.
+        UsageError: an argument makes no sense.
+    """
+    started = time.perf_counter()
+    target = None
+    if isinstance(model, nn.Module):
+        name, built = type(model).__name__, model
+    elif callable(model):
+        name = getattr(model, "__qualname__", type(model).__name__)
+        target = Target(id=name, name=name, factory=model)
+        built = _build(target, seed)
+    else:
+        raise UsageError(f"model is {type(model).__name__!r}, expected an nn.Module or a function without arguments that returns one")
+    function = resolve_loss(loss, None) if loss is not None else None
+    trace = _run(built, owned=target is not None, given=inputs, target=name, loss=function, device=device, dtype=dtype, seed=seed)
+    return Report(name, diagnose(trace, select=select or (), ignore=ignore or ()), trace, seconds=time.perf_counter() - started)
+
+
+def audit_target(
+    target: Target, *, select: Sequence[str] | None = None, ignore: Sequence[str] | None = None, **options: Any
+) -> Report:
+    """Audit one collected target; ``options`` are those of :func:`probe_target`."""
+    started = time.perf_counter()
+    trace = probe_target(target, **options)
+    return Report(target.id, diagnose(trace, select=select or (), ignore=ignore or ()), trace, seconds=time.perf_counter() - started)
+
+
+def probe_target(
+    target: Target,
+    *,
+    inputs: Any = None,
+    loss: Loss | str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    seed: int = 0,
+    progress: Progress = lambda stage: None,
+) -> Trace:
+    """Build and run one collected target, with the sample input and the loss that its file offers."""
+    progress("building")
+    model = _build(target, seed)
+    return _run(
+        model,
+        owned=target.is_factory,
+        given=inputs,
+        target=target.id,
+        module=target.module,
+        name=target.name,
+        loss=resolve_loss(loss, target.module),
+        device=device,
+        dtype=dtype,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device | None:
+    """The device that ``auto``, ``cpu``, ``cuda[:N]`` or ``mps`` names; ``None`` stays ``None``.
+
+    Raises:
+        UsageError: unknown, or not present on this machine.
+    """
+    if device is None:
+        return None
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device {str(device)!r} cannot be used: {reason}; expected auto, cpu, cuda, cuda:N or mps") from error
+    return found
+
+
+def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """The floating dtype of that name; ``None`` stays ``None``."""
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and found not in DTYPES.values():
+        raise UsageError(f"dtype {str(dtype)!r} is not supported, expected one of {', '.join(DTYPES)}")
+    return found
+
+
+def _build(target: Target, seed: int) -> nn.Module:
+    with random_state(seed):
+        return target.build()
+
+
+def _run(
+    model: nn.Module,
+    *,
+    owned: bool,
+    given: Any,
+    target: str,
+    module: Any = None,
+    name: str | None = None,
+    loss: Loss | None,
+    device: str | torch.device | None,
+    dtype: str | torch.dtype | None,
+    seed: int,
+    progress: Progress = lambda stage: None,
+) -> Trace:
+    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: the tape needs the calls themselves
+    model, place, precision = _place(model, owned, resolve_device(device), resolve_dtype(dtype))
+    progress("finding inputs")
+    failed: list[tuple[Inputs, AuditError]] = []
+    for candidate in candidate_inputs(model, given=given, module=module, name=name, seed=seed):
+        fed = candidate.to(place or "cpu", precision)
+        try:
+            return probe(
+                model,
+                fed.args,
+                fed.kwargs,
+                target=target,
+                inputs=fed.describe(),
+                inputs_source=fed.source,
+                loss=loss,
+                seed=seed,
+                progress=progress,
+            )
+        except AuditError as error:
+            if error.stage != "forward" or not candidate.source.startswith("inferred"):
+                raise
+            failed.append((candidate, error))
+    shapes = ", ".join(candidate.describe() for candidate, _ in failed)
+    raise AuditError(
+        "input",
+        f"no inferred input runs through {target} (tried {shapes}); the first failed with {failed[0][1]}. "
+        "Give one: --input float32[32,3,64,64], `initaudit_inputs = ...` in the file, or audit(model, inputs).",
+    )
+
+
+def _place(
+    model: nn.Module, owned: bool, device: torch.device | None, dtype: torch.dtype | None
+) -> tuple[nn.Module, torch.device | None, torch.dtype | None]:
+    """The model where it is wanted: itself, moved when it is ours, else a copy; and the device and dtype of its inputs."""
+    tensors = [*model.parameters(), *model.buffers()]
+    lazy = any(isinstance(t, nn.parameter.UninitializedTensorMixin) for t in tensors)
+    floating = [t for t in tensors if not isinstance(t, nn.parameter.UninitializedTensorMixin) and t.is_floating_point()]
+    moves = any((device is not None and t.device != device) or (dtype is not None and t.dtype != dtype) for t in floating)
+    if (lazy or moves) and not owned:
+        try:
+            model = copy.deepcopy(model)
+        except Exception as error:
+            raise AuditError("load", f"the model must be copied to be moved or materialized, and copying failed: {error}") from error
+    if moves:
+        model = model.to(device=device, dtype=dtype)
+    first = floating[0] if floating else None
+    if first is not None and first.is_meta:
+        raise AuditError("load", "the model is on the meta device, where there are no values to audit; build it on cpu or cuda")
+    return model, device or (first.device if first is not None else None), dtype or (first.dtype if first is not None else None)

@@ -1,0 +1,161 @@
+"""Which elementwise function follows a value, found by data flow and described by replaying it on quadrature nodes.
+
+``F.relu``, ``nn.ReLU()``, ``x.relu_()``, ``torch.relu`` and a GELU written out by hand are one thing here: a region of
+elementwise calls that starts at one value, depends on nothing else that moves, and leaves through one value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from initaudit.errors import UnknownActivationError
+from initaudit.probe import ops
+from initaudit.probe.tape import Node, Slot
+from initaudit.records import Activation, Role
+from initaudit.theory.elementwise import describe
+
+_MAX_REGION = 24  # calls; the longest activation written out by hand that we know has nine
+_PASS = frozenset({"dropout", "contiguous", "clone", "to", "view", "reshape", "transpose", "permute", "flatten", "unflatten",
+                   "unsqueeze", "squeeze", "movedim", "float", "type_as", "view_as", "t", "half", "bfloat16", "double"})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Followed:
+    """The activation after a value: the node that it leaves through, and the function."""
+
+    node: int
+    activation: Activation
+
+
+class ActivationFinder:
+    """Finds activations in one recorded graph. Functions already described are remembered by their calls.
+
+    ``excluded`` nodes are the inner steps of a normalization written out by hand, which is no activation.
+    """
+
+    def __init__(self, nodes: list[Node], excluded: set[int]) -> None:
+        self._nodes = nodes
+        self._excluded = excluded
+        self._consumers: list[list[int]] = [[] for _ in nodes]
+        for node in nodes:
+            for i in node.inputs:
+                self._consumers[i].append(node.id)
+        self._described: dict[Any, Activation | None] = {}
+
+    def after(self, start: int) -> Followed | None:
+        """The activation that follows the value of node ``start``, or ``None`` when it goes elsewhere first."""
+        root = start
+        while True:
+            region = self._region(root)
+            leaving = [i for i in region if self._leaves(i, region)]
+            curved = [i for i in leaving if self._bends(i, root, region)]
+            if curved:
+                return self._describe(root, curved[0], region)
+            onward = [i for i in self._consumers[root] if self._nodes[i].name in _PASS]
+            if len(onward) != 1 or len(self._consumers[root]) != 1:
+                return None
+            root = onward[0]
+
+    def _region(self, root: int) -> list[int]:
+        """Nodes of elementwise calls that depend on ``root`` and on constants alone, in execution order."""
+        inside = {root}
+        region: list[int] = []
+        frontier = list(self._consumers[root])
+        while frontier and len(region) < _MAX_REGION:
+            i = min(frontier)
+            frontier.remove(i)
+            node = self._nodes[i]
+            if i in inside or i in self._excluded or not self._is_elementwise(node) or node.shape != self._nodes[root].shape:
+                continue
+            if all(j in inside or self._is_plain(j) for j in node.inputs):
+                inside.add(i)
+                region.append(i)
+                frontier.extend(self._consumers[i])
+        return region
+
+    @staticmethod
+    def _is_elementwise(node: Node) -> bool:
+        return node.call is not None and node.name in ops.ELEMENTWISE and "dropout" not in node.name
+
+    def _is_plain(self, i: int) -> bool:
+        """A constant that can stand in a replay: a learned slope, or a single number made inside the model."""
+        node = self._nodes[i]
+        return (node.name == "constant" and prod(node.shape) == 1) or (node.name == "parameter" and len(node.shape) <= 1)
+
+    def _leaves(self, i: int, region: list[int]) -> bool:
+        return self._nodes[i].output or not self._consumers[i] or any(c not in region for c in self._consumers[i])
+
+    def _bends(self, i: int, root: int, region: list[int]) -> bool:
+        """Whether an ACTIVATION, or a product of two functions of the root, stands between ``root`` and ``i``."""
+        todo, seen = [i], set()
+        while todo:
+            node = self._nodes[todo.pop()]
+            if node.id in seen or node.id == root or node.id not in region:
+                continue
+            seen.add(node.id)
+            if node.role in (Role.ACTIVATION, Role.GATE) or node.name in ops.COMPARISONS:
+                return True
+            todo.extend(node.inputs)
+        return False
+
+    def _describe(self, root: int, end: int, region: list[int]) -> Followed | None:
+        steps = [i for i in region if i <= end]
+        key = tuple((self._nodes[i].name, _signature(self._nodes[i].arguments, root)) for i in steps)
+        if key not in self._described:
+            try:
+                self._described[key] = describe(self._replay(root, end, steps))
+            except UnknownActivationError:
+                self._described[key] = None
+        activation = self._described[key]
+        return Followed(end, activation) if activation is not None else None
+
+    def _replay(self, root: int, end: int, steps: list[int]) -> Callable[[Tensor], Tensor]:
+        nodes = self._nodes
+
+        def function(z: Tensor) -> Tensor:
+            values: dict[int, Tensor] = {root: z.clone()}
+
+            def fill(template: Any) -> Any:
+                if isinstance(template, Slot):
+                    return values[template.id].clone()
+                if isinstance(template, torch.nn.Parameter):  # a learned slope: one number for all units
+                    return template.detach().mean().to(z.dtype)
+                if isinstance(template, tuple):
+                    return tuple(fill(v) for v in template)
+                if isinstance(template, dict):
+                    return {k: fill(v) for k, v in template.items()}
+                return template
+
+            for i in steps:
+                if any(j not in values and nodes[j].live for j in nodes[i].inputs):
+                    continue
+                call = nodes[i].call
+                assert call is not None
+                args, kwargs = nodes[i].arguments
+                args, kwargs = fill(args), fill(kwargs)
+                if nodes[i].name == "prelu":
+                    values[i] = torch.where(args[0] >= 0, args[0], args[0] * args[1])
+                else:
+                    values[i] = call(*args, **{k: v for k, v in kwargs.items() if k != "out"})
+            return values[end]
+
+        return function
+
+
+def _signature(template: Any, root: int) -> Any:
+    """Arguments in a form that is equal for equal calls, with slots counted from the root."""
+    if isinstance(template, Slot):
+        return ("slot", template.id - root)
+    if isinstance(template, torch.nn.Parameter):
+        return ("parameter", float(template.detach().float().mean()) if not template.is_meta else 0.0)
+    if isinstance(template, tuple):
+        return tuple(_signature(v, root) for v in template)
+    if isinstance(template, dict):
+        return tuple((k, _signature(v, root)) for k, v in template.items())
+    return repr(template)

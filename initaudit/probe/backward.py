@@ -1,0 +1,94 @@
+"""The backward pass: what drives it, and how parameter gradients are reduced as soon as they are complete."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_BLOCK = 1_000_003  # a prime: the tiled noise never falls into step with a tensor's dimensions
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """Every tensor that the model returned, once each, in the order of the containers that hold them."""
+    found: dict[int, Tensor] = {}
+
+    def walk(value: Any, depth: int) -> None:
+        if isinstance(value, Tensor):
+            found.setdefault(id(value), value)
+        elif depth == 0:
+            return
+        elif isinstance(value, Mapping):
+            for v in value.values():
+                walk(v, depth - 1)
+        elif isinstance(value, (tuple, list)):
+            for v in value:
+                walk(v, depth - 1)
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            for field in dataclasses.fields(value):
+                walk(getattr(value, field.name), depth - 1)
+
+    walk(output, 4)
+    return list(found.values())
+
+
+def differentiable(tensors: list[Tensor]) -> list[Tensor]:
+    """The tensors to drive the backward pass from: floating ones with a gradient, and losses only when there is nothing else."""
+    with_grad = [t for t in tensors if t.requires_grad and (t.is_floating_point() or t.is_complex())]
+    return [t for t in with_grad if t.numel() > 1] or with_grad
+
+
+def cotangents(tensors: list[Tensor], seed: int) -> list[Tensor]:
+    """Seeded N(0, 1) noise for each tensor.
+
+    Never ones: the gradient of a sum grows by itself in a ReLU net and is exactly zero behind a softmax or a normalization.
+    Never the square of the output: where the output has vanished the gradient would vanish with it.
+    """
+    noise = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed))
+    drawn = []
+    for tensor in tensors:
+        repeats = -(-tensor.numel() // _BLOCK)
+        flat = noise.roll(len(drawn)).repeat(repeats)[: tensor.numel()] if repeats > 1 else noise.roll(len(drawn))[: tensor.numel()]
+        drawn.append(flat.reshape(tensor.shape).to(device=tensor.device, dtype=tensor.dtype))
+    return drawn
+
+
+@contextmanager
+def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Yields a dict that fills, during the backward pass, with ``(mean square, number of non-finite)`` by parameter name.
+
+    Each gradient is reduced and freed when it is complete, so the gradients never exist side by side.
+    """
+    reduced: dict[str, tuple[Tensor, Tensor]] = {}
+    handles = []
+
+    def reducer(name: str) -> Any:
+        def hook(parameter: Tensor) -> None:
+            grad = parameter.grad
+            if grad is None:
+                return
+            values = (grad.coalesce().values() if grad.is_sparse else grad).detach()
+            scale = values.numel() / max(1, parameter.numel())
+            norm = torch.linalg.vector_norm(values.abs() if values.is_complex() else values, dtype=torch.float32)
+            mean_square = (norm.double() ** 2 if norm.device.type != "mps" else norm**2) / max(1, values.numel()) * scale
+            bad = (~torch.isfinite(norm)).sum()
+            previous = reduced.get(name)
+            if previous is not None:
+                mean_square, bad = mean_square + previous[0], bad + previous[1]
+            reduced[name] = (mean_square, bad)
+            parameter.grad = None
+
+        return hook
+
+    try:
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and parameter.is_leaf:
+                handles.append(parameter.register_post_accumulate_grad_hook(reducer(name)))
+        yield reduced
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,218 @@
+"""From the recorded graph to the records that leave the probe: ops, layers with their calls, parameters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import nn
+
+from initaudit.errors import UnknownLayerError
+from initaudit.probe import ops
+from initaudit.probe.activations import ActivationFinder, Followed
+from initaudit.probe.statistics import Statistics
+from initaudit.probe.tape import Node, WeightRef
+from initaudit.probe.weights import parameter_record
+from initaudit.records import Layer, LayerCall, Op, Parameter, Role
+from initaudit.theory.fans import fan_in_and_fan_out, torch_fans
+
+_BIAS_LEAVES = ("bias", "beta", "b")
+
+
+class RecordBuilder:
+    """Turns nodes into records, once :meth:`Statistics.collect` has been called."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        nodes: list[Node],
+        inner: set[int],
+        statistics: Statistics,
+        gradients: dict[str, tuple[float, int]],
+    ) -> None:
+        self._modules = dict(model.named_modules())
+        self._nodes = nodes
+        self._statistics = statistics
+        self._gradients = gradients
+        self._finder = ActivationFinder(nodes, inner)
+        self._aliases: dict[str, list[str]] = {}
+        first: dict[int, str] = {}
+        self._tensors = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            self._aliases.setdefault(first.setdefault(id(parameter), name), []).append(name)
+            self._tensors[name] = parameter
+        self._consumers: list[list[int]] = [[] for _ in nodes]
+        for node in nodes:
+            for i in node.inputs:
+                self._consumers[i].append(node.id)
+        self._followed: dict[int, Followed] = {}
+
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer in the order of its first call."""
+        groups: dict[tuple[str, bool], list[tuple[Node, WeightRef]]] = {}
+        shared = self._weights_by_module()
+        for node in self._nodes:
+            for ref in node.weights:
+                name = self._name_in_scope(ref.names[0], node.scope)
+                fqn = _layer_fqn(name, len(shared.get(_owner(name), ())))
+                groups.setdefault((fqn, node.role is Role.EMBEDDING), []).append((node, ref))
+        return tuple(self._layer(fqn, uses) for (fqn, _), uses in groups.items())
+
+    def _weights_by_module(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for node in self._nodes:
+            for ref in node.weights:
+                found.setdefault(_owner(ref.names[0]), set()).add(ref.names[0])
+        return found
+
+    def _name_in_scope(self, name: str, scope: str) -> str:
+        """Of the names of a tied parameter, the one in the module that is running."""
+        names = self._aliases.get(name, [name])
+        return next((n for n in names if _owner(n) == scope), name)
+
+    def _layer(self, fqn: str, uses: list[tuple[Node, WeightRef]]) -> Layer:
+        node, ref = uses[0]
+        name = self._name_in_scope(ref.names[0], node.scope)
+        owner = self._modules.get(_owner(name))
+        is_module = fqn == _owner(name) and owner is not None
+        fan_in, fan_out, repeats = ref.fan_in, ref.fan_out, 1
+        parameter = self._tensors.get(name)
+        if owner is not None and node.role is not Role.EMBEDDING and node.name not in ops.PRODUCTS and parameter is not None:
+            leaf = name.rsplit(".", 1)[-1]
+            try:
+                fan_in, fan_out = fan_in_and_fan_out(owner, leaf)
+            except UnknownLayerError:
+                pass
+            if node.name in ops.RECURRENT or leaf == "in_proj_weight":
+                repeats = max(1, round(parameter.shape[0] / fan_out))
+        access = module_access(self._modules, fqn if is_module else _owner(name))
+        weight = ref.derived or self.parameter(ref.names[0], fans=(fan_in, fan_out), repeats=repeats)
+        bias = self._bias(uses[0][0])
+        fans = torch_fans(weight.shape) if len(weight.shape) >= 2 else None
+        return Layer(
+            fqn=fqn,
+            kind=type(owner).__name__ if is_module else node.name.strip("_"),
+            fan_in=fan_in,
+            fan_out=fan_out,
+            weight=weight,
+            bias=self.parameter(bias) if bias else None,
+            calls=tuple(self._call(n) for n, _ in uses),
+            access=access,
+            weight_access=f"{module_access(self._modules, _owner(name))}.{_leaf_access(name)}",
+            torch_fan_in=fans[0] if fans else None,
+            torch_fan_out=fans[1] if fans else None,
+            repeats=repeats,
+        )
+
+    def _bias(self, node: Node) -> str | None:
+        if node.bias is not None:
+            return node.bias
+        added = self._bias_add(node)
+        return next((self._nodes[i].parameters[0] for i in added.inputs if not self._nodes[i].live), None) if added else None
+
+    def _bias_add(self, node: Node) -> Node | None:
+        """The addition of a parameter vector right after a product: a bias written out by hand."""
+        if node.bias is not None or node.name not in ops.PRODUCTS or len(self._consumers[node.id]) != 1:
+            return None
+        after = self._nodes[self._consumers[node.id][0]]
+        others = [self._nodes[i] for i in after.inputs if i != node.id]
+        is_vector = len(others) == 1 and others[0].name == "parameter" and len(others[0].shape) == 1
+        return after if after.name in ops.ADDS and is_vector else None
+
+    def _call(self, node: Node) -> LayerCall:
+        after = self._bias_add(node) or node
+        recurrent = node.name in ops.RECURRENT
+        followed = None if node.role is Role.EMBEDDING or recurrent else self._finder.after(after.id)
+        if followed is not None:
+            self._followed[followed.node] = followed
+        end = self._nodes[followed.node] if followed else None
+        stats = self._statistics.stats
+        return LayerCall(
+            op=node.id,
+            input=stats(node.input_measurement),
+            pre_activation=stats(after.measurement),
+            activation=stats(end.measurement) if end else stats(node.measurement) if recurrent else None,
+            gradient=stats(after.gradient),
+            nonlinearity=followed.activation if followed else None,
+            activation_op=end.id if end else None,
+            input_op=node.data,
+        )
+
+    def ops(self, layers: tuple[Layer, ...]) -> tuple[Op, ...]:
+        """Every node as an :class:`Op`; call after :meth:`layers`."""
+        owners = {call.op: (layer.fqn, i) for layer in layers for i, call in enumerate(layer.calls)}
+        return tuple(
+            Op(
+                id=node.id,
+                name=node.name,
+                role=node.role,
+                scope=node.scope,
+                inputs=node.inputs,
+                shape=node.shape,
+                parameters=node.parameters,
+                stats=self._statistics.stats(node.measurement),
+                gradient=self._statistics.stats(node.gradient),
+                layer=owners.get(node.id, (None, None))[0],
+                call=owners.get(node.id, (None, None))[1],
+                activation=self._followed[node.id].activation if node.id in self._followed else None,
+                over_batch=node.name in ops.OVER_BATCH,
+                output=node.output,
+                moving=node.moving,
+            )
+            for node in self._nodes
+        )
+
+    def parameter(self, name: str, fans: tuple[float, float] | None = None, repeats: int = 1) -> Parameter:
+        tensor = self._tensors[name]
+        names = self._aliases.get(name, [name])
+        record = parameter_record(
+            name,
+            tensor,
+            fans=fans,
+            torch_fans=torch_fans(tuple(tensor.shape)) if tensor.dim() >= 2 else None,
+            repeats=repeats,
+            aliases=tuple(n for n in names if n != name),
+            requires_grad=tensor.requires_grad,
+        )
+        gradient = self._gradients.get(names[0])
+        return record if gradient is None else replace(record, grad_rms=gradient[0], grad_nonfinite=gradient[1])
+
+    def parameters(self, layers: tuple[Layer, ...]) -> tuple[Parameter, ...]:
+        """Every parameter once; those of layers as the layers have them."""
+        known = {p.fqn: p for layer in layers for p in (layer.weight, layer.bias) if p is not None}
+        return tuple(known.get(name) or self.parameter(name) for name in self._aliases)
+
+
+def _owner(parameter: str) -> str:
+    """The fqn of the module that a parameter belongs to, past torch's parametrizations."""
+    owner = parameter.rpartition(".")[0]
+    return owner.split(".parametrizations.")[0].removesuffix(".parametrizations")
+
+
+def _layer_fqn(parameter: str, weights_in_module: int) -> str:
+    """The module's path when the parameter is the one weight of it, else the parameter's own path."""
+    owner = _owner(parameter)
+    leaf = parameter[len(owner) + 1 :] if owner else parameter
+    is_weight = leaf.startswith(("weight", "in_proj_weight", "parametrizations.weight"))
+    return owner if is_weight and owner and weights_in_module == 1 else parameter
+
+
+def _leaf_access(parameter: str) -> str:
+    owner = _owner(parameter)
+    return parameter[len(owner) + 1 :] if owner else parameter
+
+
+def module_access(modules: dict[str, nn.Module], fqn: str) -> str:
+    """The Python expression of module ``fqn`` below a model named ``m``: ``m.body[0].attn``."""
+    expression, path = "m", ""
+    for part in fqn.split(".") if fqn else ():
+        parent = modules.get(path)
+        path = f"{path}.{part}" if path else part
+        if part.isdigit() and isinstance(parent, (nn.Sequential, nn.ModuleList)):
+            expression += f"[{part}]"
+        elif isinstance(parent, nn.ModuleDict):
+            expression += f"[{part!r}]"
+        elif part.isidentifier():
+            expression += f".{part}"
+        else:
+            expression = f'{expression}.get_submodule("{part}")'
+    return expression

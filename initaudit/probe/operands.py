@@ -1,0 +1,110 @@
+"""Which argument of a call is the weight, which the bias, which the data, and what the fans of that use are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from initaudit.probe import ops
+from initaudit.theory.fans import fans_of_op
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUse:
+    """One weight in one call: the tensor while the call is being recorded, and its effective fans."""
+
+    tensor: Tensor
+    fan_in: float
+    fan_out: float
+
+
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What a layer call was given. ``data`` is the input that the weights multiply, ``bias`` what is added."""
+
+    weights: tuple[WeightUse, ...]
+    data: Tensor | None
+    bias: Tensor | None = None
+
+
+_POSITIONS = {"linear": (0, 1, 2), "addmm": (1, 2, 0), "baddbmm": (1, 2, 0), "addbmm": (1, 2, 0), "bilinear": (0, 2, 3)}
+_CONV = (0, 1, 2)
+
+
+def split(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operands | None:
+    """The operands of a call named ``name`` that always has a weight, or of a product; ``None`` for any other call.
+
+    For a product of two tensors the caller decides which of them is the weight: see :func:`product`.
+    """
+    if name in ops.EMBEDDINGS:
+        weight = _argument(args, kwargs, 1, "weight")
+        return Operands((WeightUse(weight, 1.0, float(weight.shape[-1])),), _argument(args, kwargs, 0, "input"))
+    if name in ops.RECURRENT:
+        return _recurrent(name, args)
+    if name.startswith("conv"):
+        data, weight, bias = (_argument(args, kwargs, i, key) for i, key in zip(_CONV, ("input", "weight", "bias"), strict=True))
+        groups = _argument(args, kwargs, 6, "groups")
+        stride = _argument(args, kwargs, 3, "stride")
+        groups = groups if isinstance(groups, int) and groups > 0 else 1
+        fans = fans_of_op(name, tuple(weight.shape), groups=groups, stride=stride if stride is not None else 1)
+        return Operands((WeightUse(weight, fans[0], fans[1]),), data, bias)
+    if name in _POSITIONS:
+        where = _POSITIONS[name]
+        keys = {"linear": ("input", "weight", "bias"), "bilinear": ("input1", "weight", "bias")}.get(name, ("mat1", "mat2", "input"))
+        data, weight, bias = (_argument(args, kwargs, i, key) for i, key in zip(where, keys, strict=True))
+        if not isinstance(weight, Tensor) or not isinstance(data, Tensor):
+            return None
+        fans = fans_of_op(name, tuple(weight.shape), transposed_weight=name.endswith("mm"))
+        return Operands((WeightUse(weight, fans[0], fans[1]),), data, bias if isinstance(bias, Tensor) else None)
+    return None
+
+
+def product(name: str, args: Sequence[Any], weight_at: int) -> Operands | None:
+    """The operands of ``matmul``-like call ``name`` whose tensor number ``weight_at`` is the weight."""
+    tensors = [a for a in args if isinstance(a, Tensor)] or list(args[0])
+    if name == "einsum":
+        equation, *operands = args
+        tensors = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else list(operands)
+        if not isinstance(equation, str) or len(tensors) != 2:
+            return None
+        weight, data = tensors[weight_at], tensors[1 - weight_at]
+        fans = _einsum_fans(equation, weight, data, weight_at)
+    else:
+        weight, data = tensors[weight_at], tensors[1 - weight_at]
+        if weight.dim() < 1 or name == "tensordot":
+            return None
+        right = (weight_at == 1) != (name == "__rmatmul__")
+        rows, columns = (weight.shape[-2], weight.shape[-1]) if weight.dim() > 1 else (weight.shape[0], 1)
+        fans = (rows, columns) if right or weight.dim() == 1 else (columns, rows)
+    return Operands((WeightUse(weight, float(fans[0]), float(fans[1])),), data) if fans else None
+
+
+def _einsum_fans(equation: str, weight: Tensor, data: Tensor, weight_at: int) -> tuple[float, float] | None:
+    """Fan-in is what is summed over, fan-out what only the weight brings to the output; shared letters are copies (experts)."""
+    sides = equation.replace(" ", "").replace("...", "").split("->")
+    terms = sides[0].split(",")
+    if len(sides) != 2 or len(terms) != 2:
+        return None
+    mine, other, out = terms[weight_at], terms[1 - weight_at], sides[1]
+    sizes = dict(zip(reversed(mine), reversed(weight.shape), strict=False))
+    fan_in = math.prod(n for letter, n in sizes.items() if letter not in out)
+    fan_out = math.prod(n for letter, n in sizes.items() if letter in out and letter not in other)
+    return float(fan_in), float(fan_out)
+
+
+def _recurrent(name: str, args: Sequence[Any]) -> Operands | None:
+    if name.endswith("_cell"):
+        weights = [a for a in args[2:4] if isinstance(a, Tensor)]
+    else:
+        groups = [a for a in args if isinstance(a, (list, tuple)) and len(a) >= 2 and all(isinstance(t, Tensor) for t in a)]
+        weights = [w for w in groups[-1] if w.dim() == 2] if groups else []
+    uses = [WeightUse(w, float(w.shape[1]), float(w.shape[0])) for w in weights]
+    return Operands(tuple(uses), args[0]) if uses and isinstance(args[0], Tensor) else None
+
+
+def _argument(args: Sequence[Any], kwargs: Mapping[str, Any], position: int, key: str) -> Any:
+    return args[position] if len(args) > position else kwargs.get(key)

@@ -1,0 +1,132 @@
+"""Leave no trace: whatever the probe or the model's own forward changes is put back, on success and on failure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class Snapshot:
+    """The state of a model: parameters, buffers, gradients, flags, hooks and plain attributes of every module.
+
+    Buffers and plain tensor attributes are copied at once, for they are small. Parameters are copied only when something is about to write to them
+    (:meth:`before_write`), so that a large model costs no second copy.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._modules = [(m, dict(m.__dict__), _containers(m)) for m in model.modules()]
+        self._parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
+        buffers = {id(b): b for b in _state_tensors(model)}
+        self._buffers = [(b, b.detach().clone()) for b in buffers.values()]
+        self._written: list[tuple[Tensor, Tensor]] = []
+        self._storages: dict[int, list[Tensor]] = {}
+        for p in model.parameters():
+            if not _is_lazy(p) and p.layout is torch.strided:
+                self._storages.setdefault(p.untyped_storage().data_ptr(), []).append(p)
+            p.grad = None
+        self._generators = [
+            (value, value.get_state())
+            for _, attributes, _ in self._modules
+            for value in attributes.values()
+            if isinstance(value, torch.Generator)
+        ]
+
+    def before_write(self, tensor: Tensor) -> None:
+        """Call before ``tensor`` is written in place: if it is a parameter, or shares memory with one, keep a copy."""
+        if not self._storages or tensor.layout is not torch.strided:
+            return
+        for parameter in self._storages.pop(tensor.untyped_storage().data_ptr(), ()):
+            self._written.append((parameter, parameter.detach().clone()))
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for module, attributes, containers in self._modules:
+                for value, content in containers:
+                    _refill(value, content)
+                _refill(module.__dict__, attributes)
+            for parameter, requires_grad, grad in self._parameters:
+                parameter.requires_grad_(requires_grad)
+                parameter.grad = grad
+            for tensor, copy in (*self._buffers, *self._written):
+                if not torch.equal(tensor, copy):
+                    tensor.copy_(copy)
+        for generator, state in self._generators:
+            generator.set_state(state)
+
+
+def _is_lazy(tensor: Tensor) -> bool:
+    return isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
+
+
+def _state_tensors(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        for value in (*module._buffers.values(), *module.__dict__.values()):
+            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.layout is torch.strided:
+                yield value
+
+
+def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
+    """The dicts, lists and sets that a module holds, each with a copy of what was in it."""
+    return [
+        (value, value.copy())
+        for value in module.__dict__.values()
+        if isinstance(value, (dict, list, set)) and hasattr(value, "copy")
+    ]
+
+
+def _refill(value: Any, content: Any) -> None:
+    if isinstance(value, list):
+        if len(value) != len(content) or any(a is not b for a, b in zip(value, content, strict=True)):
+            value[:] = content
+    elif isinstance(value, dict):
+        if list(value) != list(content) or any(value[k] is not content[k] for k in content):
+            value.clear()
+            value.update(content)
+    elif value != content:
+        value.clear()
+        value.update(content)
+
+
+@contextmanager
+def random_state(seed: int) -> Iterator[None]:
+    """Seed every global generator inside, and set each back to where it was afterwards."""
+    states = (torch.get_rng_state(), random.getstate(), np.random.get_state())  # noqa: NPY002
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        seed_all(seed)
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])  # noqa: NPY002
+        if devices is not None:
+            torch.cuda.set_rng_state_all(devices)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the generators that models draw from: torch's (all devices), Python's and numpy's."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
+@contextmanager
+def unchanged(model: nn.Module, seed: int) -> Iterator[Snapshot]:
+    """Inside, gradients are on and the generators seeded; afterwards model and process are as they were."""
+    default_dtype = torch.get_default_dtype()
+    with torch.inference_mode(False), torch.enable_grad(), random_state(seed):
+        snapshot = Snapshot(model)
+        try:
+            yield snapshot
+        finally:
+            snapshot.restore()
+            torch.set_default_dtype(default_dtype)

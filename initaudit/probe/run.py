@@ -1,0 +1,178 @@
+"""One forward and one backward pass, recorded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from initaudit.errors import AuditError
+from initaudit.probe import backward, ops
+from initaudit.probe.build import RecordBuilder
+from initaudit.probe.norms import mark_norms
+from initaudit.probe.restore import seed_all, unchanged
+from initaudit.probe.scope import scopes
+from initaudit.probe.statistics import Statistics
+from initaudit.probe.tape import Node, Tape, tensors_in
+from initaudit.records import Environment, Role, Trace, Unjudged
+
+Progress = Callable[[str], None]
+Loss = Callable[[Any], Tensor]
+COTANGENT = "seeded Gaussian cotangent"
+
+
+def probe(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    target: str = "",
+    inputs: str = "",
+    inputs_source: str = "",
+    loss: Loss | None = None,
+    loss_name: str = "",
+    seed: int = 0,
+    progress: Progress = lambda stage: None,
+) -> Trace:
+    """Run ``model(*args, **kwargs)`` forward and backward once and return what was seen.
+
+    The model, the random generators and the process are afterwards as they were, whatever happens. BatchNorm layers
+    use batch statistics during the run, as in training, for at initialization their running statistics normalize nothing.
+
+    Raises:
+        AuditError: with stage ``"forward"`` or ``"backward"`` when the model's own code fails there.
+    """
+    started = time.perf_counter()
+    with unchanged(model, seed) as snapshot, _eager():
+        _use_batch_statistics(model)
+        statistics = Statistics(seed)
+        tape = Tape(model, statistics, snapshot)
+        for tensor in tensors_in((args, kwargs)):
+            tape.add_input(tensor)
+        seed_all(seed)
+        progress("forward")
+        output, called, value = _forward(model, tape, args, kwargs, loss)
+        progress("backward")
+        gradients, unjudged = _backward(model, output, value, seed)
+        del output, value
+        statistics.collect()
+        inner = mark_norms(tape.nodes)
+        reduced = {name: (float(m2) ** 0.5, int(bad)) for name, (m2, bad) in gradients.items()}
+        builder = RecordBuilder(model, tape.nodes, inner, statistics, reduced)
+        layers = builder.layers()
+        first = next(model.parameters(), torch.empty(0))
+        return Trace(
+            target=target,
+            environment=Environment(torch.__version__, str(first.device), str(first.dtype).removeprefix("torch."), seed),
+            inputs=inputs,
+            inputs_source=inputs_source,
+            loss=loss_name or (COTANGENT if loss is None else getattr(loss, "__name__", "loss")),
+            training=model.training,
+            ops=builder.ops(layers),
+            layers=layers,
+            parameters=builder.parameters(layers),
+            uncalled=_uncalled(model, called, tape.nodes),
+            unjudged=tuple(unjudged),
+            **_loss_facts(tape.nodes, statistics),
+            seconds=time.perf_counter() - started,
+        )
+
+
+def _forward(
+    model: nn.Module, tape: Tape, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Loss | None
+) -> tuple[list[Tensor], set[str], Tensor | None]:
+    with scopes(model, tape) as called:
+        try:
+            with tape:
+                output = model(*args, **kwargs)
+        except Exception as error:
+            raise AuditError("forward", describe_exception(error)) from error
+        tensors = backward.output_tensors(output)
+        value = None
+        if loss is not None:
+            try:
+                with tape:
+                    value = loss(output)
+            except Exception as error:
+                raise AuditError("forward", f"the loss failed: {describe_exception(error)}") from error
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise AuditError("forward", f"the loss must return a tensor with one element, got {got}")
+    for tensor in tensors:
+        tape.mark_output(tensor)
+    if not tensors:
+        raise AuditError("forward", f"the model returned no tensor, but {type(output).__name__}; expected a tensor or a container of them")
+    return tensors, called, value
+
+
+def _backward(
+    model: nn.Module, outputs: list[Tensor], value: Tensor | None, seed: int
+) -> tuple[dict[str, tuple[Tensor, Tensor]], list[Unjudged]]:
+    roots = backward.differentiable(outputs) if value is None else [value] if value.requires_grad else []
+    if not roots:
+        return {}, [Unjudged("", "no output has a gradient (frozen, detached or not differentiable): gradients were not judged")]
+    with backward.parameter_gradients(model) as gradients:
+        try:
+            cotangents = backward.cotangents(roots, seed) if value is None else None
+            torch.autograd.backward(roots, cotangents)
+        except Exception as error:
+            raise AuditError("backward", describe_exception(error)) from error
+    return gradients, []
+
+
+def describe_exception(error: BaseException) -> str:
+    """Type, text and the innermost place in the user's own code: everything needed to mend it, and no traceback."""
+    place = ""
+    trace = error.__traceback__
+    while trace is not None:
+        filename = trace.tb_frame.f_code.co_filename
+        library = f"{'/'}site-packages{'/'}" in filename.replace("\\", "/") or f"{'/'}initaudit{'/'}" in filename.replace("\\", "/")
+        if not library and not filename.startswith("<"):
+            place = f" (at {filename}:{trace.tb_lineno}, in {trace.tb_frame.f_code.co_name})"
+        trace = trace.tb_next
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _use_batch_statistics(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
+            module.training = True
+
+
+@contextmanager
+def _eager() -> Iterator[None]:
+    """Compiled parts run as plain Python inside, so that the tape sees their calls."""
+    stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6 and newer
+    if stance is None:
+        yield
+    else:
+        with stance("force_eager"):
+            yield
+
+
+def _uncalled(model: nn.Module, called: set[str], nodes: list[Node]) -> tuple[str, ...]:
+    """Modules that own parameters, were never called, and none of whose parameters was used by other code."""
+    used = {name for node in nodes if node.role is Role.PARAMETER for name in node.parameters}
+    used |= {name for node in nodes for ref in node.weights for name in ref.names}
+    found = []
+    tied = {id(p): name for name, p in model.named_parameters()}
+    for fqn, module in model.named_modules():
+        own = [tied[id(p)] for p in module.parameters(recurse=False) if id(p) in tied]
+        if own and fqn not in called and not used.intersection(own):
+            found.append(fqn)
+    return tuple(found)
+
+
+def _loss_facts(nodes: list[Node], statistics: Statistics) -> dict[str, Any]:
+    """Value and number of classes of the cross-entropy, when the model or the loss computes one."""
+    for node in nodes:
+        if node.name in ops.REDUCTIONS_TO_LOSS and node.inputs and node.measurement is not None:
+            logits = nodes[node.inputs[0]]
+            stats = statistics.stats(node.measurement)
+            if stats is not None and stats.count == 1 and len(logits.shape) > 1:
+                return {"loss_value": stats.mean, "classes": logits.shape[1]}
+    return {}

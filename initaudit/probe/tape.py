@@ -1,0 +1,321 @@
+"""The op tape: every torch-level call of one forward pass, as a graph over tensor identity.
+
+A :class:`torch.overrides.TorchFunctionMode` sees what module hooks cannot: ``F.relu``, ``x.tanh()``, operators, in-place
+calls, bare parameters, one module used in many places. Module hooks only tell the *scope*: which module is running.
+Gradients come from tensor hooks, never from full backward hooks of modules, which break in-place activations.
+"""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
+from torch.nn import functional as F  # noqa: N812
+from torch.overrides import TorchFunctionMode
+
+from initaudit.probe import operands, ops
+from initaudit.probe.restore import Snapshot
+from initaudit.probe.statistics import Measurement, Statistics
+from initaudit.probe.weights import parameter_record
+from initaudit.records import Parameter, Role
+
+_TENSOR_PROPERTIES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
+_KEEPS_UNITS = frozenset({"clone", "contiguous", "to", "detach", "type_as", "float", "half", "bfloat16", "double"})
+_MAX_PARAMETERS = 8  # how many of its parameters a value made from parameters remembers
+
+
+@dataclass(frozen=True, slots=True)
+class WeightRef:
+    """A weight as one call used it. ``names`` are the parameters it is or is made from; ``derived`` is the record of a
+    weight that is computed from parameters (weight norm, standardization, LoRA merged into its base)."""
+
+    names: tuple[str, ...]
+    fan_in: float
+    fan_out: float
+    derived: Parameter | None = None
+
+
+@dataclass(slots=True)
+class Node:
+    """One output of one call while recording; becomes a :class:`initaudit.records.Op`.
+
+    ``live`` says that the value depends on the model's input at all, ``moving`` that it is a floating signal that does.
+    """
+
+    id: int
+    name: str
+    role: Role
+    scope: str
+    inputs: tuple[int, ...]
+    shape: tuple[int, ...]
+    live: bool
+    moving: bool
+    unit_dim: int = -1
+    parameters: tuple[str, ...] = ()
+    computed: bool = False  # made from parameters by arithmetic, not just a view of one
+    measurement: Measurement | None = None
+    gradient: Measurement | None = None
+    input_measurement: Measurement | None = None
+    weights: tuple[WeightRef, ...] = ()
+    bias: str | None = None
+    data: int | None = None  # the node that the weights multiply
+    call: Callable[..., Any] | None = None  # of elementwise calls and views: replayed to find the activation's gain
+    arguments: tuple[Any, Any] = ((), {})
+    output: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Stands in recorded arguments for the tensor that node ``id`` made."""
+
+    id: int
+
+
+class Tape(TorchFunctionMode):
+    """Records calls while it is active. ``nodes`` is the graph in execution order."""
+
+    def __init__(self, model: nn.Module, statistics: Statistics, snapshot: Snapshot) -> None:
+        super().__init__()
+        self.nodes: list[Node] = []
+        self.scopes: list[tuple[str, Any]] = [("", ())]
+        self._parameters = {id(p): name for name, p in model.named_parameters()}
+        self._buffers = {id(b): name for name, b in model.named_buffers()}
+        self._statistics = statistics
+        self._snapshot = snapshot
+        self._values: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+
+    # -- what torch calls ------------------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            name = getattr(getattr(func, "__self__", None), "__name__", "")
+            if name not in _TENSOR_PROPERTIES:
+                return func(*args, **kwargs)
+        if name == "multi_head_attention_forward":
+            with self:
+                return _open_attention(*args, **kwargs)
+        if not _records(name):
+            return func(*args, **kwargs)
+        in_place = ops.is_in_place(name) or "out" in kwargs or kwargs.get("inplace") is True
+        if in_place:
+            for tensor in tensors_in((args[:1], kwargs.get("out"))):
+                self._snapshot.before_write(tensor)
+        call = self._before(func, ops.base_name(name), args, kwargs)
+        out = func(*args, **kwargs)
+        if call is not None:
+            self._after(call, args, out, in_place)
+        return out
+
+    # -- before a call: names move when a call overwrites its operand -------------------------------------------------
+
+    def _before(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any) -> _Call | None:
+        inputs = []
+        for tensor in tensors_in((args, kwargs)):
+            if is_functorch_wrapped_tensor(tensor):
+                return None
+            inputs.append(self.node_of(tensor))
+        call = _Call(func, name, tuple(dict.fromkeys(inputs)))
+        if inputs:
+            self._find_operands(call, args, kwargs)
+        if name in ops.ELEMENTWISE or name in ops.VIEWS:
+            call.arguments = (self._template(args), self._template(kwargs))
+        return call
+
+    def _find_operands(self, call: _Call, args: Any, kwargs: Any) -> None:
+        """Fill in weights, bias and data when the call multiplies data with something made of parameters alone."""
+        if call.name in ops.PRODUCTS:
+            nodes = [self.nodes[self.node_of(t)] for t in tensors_in((args, kwargs))]
+            constant = [not n.live and bool(n.parameters) for n in nodes]
+            if len(nodes) != 2 or constant[0] == constant[1]:
+                return
+            found = operands.product(call.name, args, constant.index(True))
+        else:
+            found = operands.split(call.name, args, kwargs)
+        if found is None or found.data is None:
+            return
+        for use in found.weights:
+            node = self.nodes[self.node_of(use.tensor)]
+            if node.live or not node.parameters:
+                return
+            derived = None
+            if node.computed:
+                derived = parameter_record(node.parameters[0], use.tensor, fans=(use.fan_in, use.fan_out), torch_fans=None)
+            call.weights += (WeightRef(node.parameters, use.fan_in, use.fan_out, derived),)
+        call.data = self.node_of(found.data)
+        if found.bias is not None:
+            bias = self.nodes[self.node_of(found.bias)]
+            call.bias = bias.parameters[0] if bias.parameters and not bias.live else None
+        source = self.nodes[call.data]
+        if source.measurement is not None and source.shape == tuple(found.data.shape):
+            call.input_measurement = source.measurement
+        else:  # seen through a view or a dropout: its own statistics are what the layer meets
+            call.input_measurement = self._statistics.measure(found.data, ops.unit_dim(call.name, found.data.dim()))
+
+    def _template(self, value: Any) -> Any:
+        """Arguments with every tensor replaced by the :class:`Slot` of its node, so that no activation is kept."""
+        if isinstance(value, nn.Parameter):
+            return value
+        if isinstance(value, Tensor):
+            node = self.nodes[self.node_of(value)]
+            if node.name == "constant" and value.numel() == 1 and not value.is_meta:
+                return value.detach().clone().reshape(())
+            return Slot(node.id)
+        if isinstance(value, (tuple, list)):
+            return tuple(self._template(v) for v in value)
+        if isinstance(value, dict):
+            return {k: self._template(v) for k, v in value.items()}
+        return value
+
+    # -- after a call ----------------------------------------------------------------------------------------------
+
+    def _after(self, call: _Call, args: Any, out: Any, in_place: bool) -> None:
+        outs = list(tensors_in(out))
+        if in_place and not outs:
+            outs = list(tensors_in(args[:1]))[:1]
+        parents = [self.nodes[i] for i in call.inputs]
+        first: Node | None = None
+        for tensor in outs:
+            if first is None or call.name in ops.VIEWS:
+                node = self._add_result(call, parents, tensor)
+                first = first or node
+            else:  # further outputs of one call: states of a recurrence, indices of a maximum
+                node = self._add(call.name, Role.OTHER, (first.id,), tensor, live=first.live, moving=False)
+            if in_place and tensor._is_view() and tensor._base is not None:
+                self._overwrite_base(tensor._base, node)
+
+    def _add_result(self, call: _Call, parents: Sequence[Node], tensor: Tensor) -> Node:
+        makes_constant = call.name.endswith("_like") or call.name.startswith("new_")
+        live = any(p.live for p in parents) and not makes_constant
+        moving = [p for p in parents if p.moving]
+        is_layer = bool(call.weights)
+        role = self._role(call, parents, len(moving), live)
+        node = self._add(
+            call.name, role, call.inputs, tensor, live=live, moving=tensor.is_floating_point() and live and bool(moving or is_layer)
+        )
+        if is_layer or not live:
+            node.parameters = tuple(dict.fromkeys(q for p in parents if not p.live for q in p.parameters))[:_MAX_PARAMETERS]
+            node.computed = call.name not in ops.VIEWS or any(p.computed for p in parents)
+        node.unit_dim = self._unit_dim(call.name, node, moving)
+        node.weights, node.bias, node.data, node.input_measurement = call.weights, call.bias, call.data, call.input_measurement
+        node.call, node.arguments = (call.func, call.arguments) if call.arguments else (None, ((), {}))
+        if (node.moving and role is not Role.VIEW) or is_layer:
+            self._measure(node, tensor)
+        return node
+
+    def _role(self, call: _Call, parents: Sequence[Node], moving: int, live: bool) -> Role:
+        if call.weights:
+            return Role.EMBEDDING if call.name in ops.EMBEDDINGS else Role.LAYER
+        if not live:
+            return Role.PARAMETER if any(p.parameters for p in parents) else Role.INPUT
+        return ops.role_of(call.name, moving)
+
+    @staticmethod
+    def _unit_dim(name: str, node: Node, moving: Sequence[Node]) -> int:
+        if name in ops.ELEMENTWISE or name in _KEEPS_UNITS:
+            same = next((p for p in moving if len(p.shape) == len(node.shape)), None)
+            return same.unit_dim if same else -1
+        return ops.unit_dim(name, len(node.shape))
+
+    def _measure(self, node: Node, tensor: Tensor) -> None:
+        node.measurement = self._statistics.measure(tensor, node.unit_dim, ops.SATURATION.get(node.name))
+        if tensor.requires_grad and node.measurement is not None:
+
+            def hook(gradient: Tensor) -> None:
+                node.gradient = self._statistics.measure(gradient, node.unit_dim)
+
+            tensor.register_hook(hook)
+
+    def _overwrite_base(self, base: Tensor, part: Node) -> None:
+        entry = self._values.get(id(base))
+        if entry is not None and entry[0]() is base and entry[1] != part.id:
+            self._add("copy", Role.OTHER, (entry[1], part.id), base, live=part.live, moving=part.moving)
+
+    # -- tensors and their nodes ---------------------------------------------------------------------------------------
+
+    def _known(self, tensor: Tensor) -> int | None:
+        entry = self._values.get(id(tensor))
+        return entry[1] if entry is not None and entry[0]() is tensor else None
+
+    def node_of(self, tensor: Tensor) -> int:
+        """The id of the node that made ``tensor``; a tensor never seen before gets a node of its own."""
+        known = self._known(tensor)
+        if known is not None:
+            return known
+        if (name := self._parameters.get(id(tensor))) is not None:
+            node = self._add("parameter", Role.PARAMETER, (), tensor, live=False, moving=False)
+            node.parameters = (name,)
+        elif id(tensor) in self._buffers or tensor.grad_fn is None:
+            node = self._add("constant", Role.INPUT, (), tensor, live=False, moving=False)
+        else:  # made out of sight, by a custom autograd.Function or scripted code, from what its module was given
+            given = (self._known(t) for t in tensors_in(self.scopes[-1][1]))
+            sources = tuple(dict.fromkeys(i for i in given if i is not None))
+            node = self._add("opaque", Role.OTHER, sources, tensor, live=True, moving=tensor.is_floating_point())
+            self._measure(node, tensor)
+        return node.id
+
+    def add_input(self, tensor: Tensor) -> None:
+        """Register a model input."""
+        node = self._add("input", Role.INPUT, (), tensor, live=True, moving=tensor.is_floating_point())
+        node.unit_dim = 1 if tensor.dim() > 3 else -1
+        node.measurement = self._statistics.measure(tensor, node.unit_dim)
+
+    def mark_output(self, tensor: Tensor) -> None:
+        """Register something that the model returned."""
+        self.nodes[self.node_of(tensor)].output = True
+
+    def _add(self, name: str, role: Role, inputs: tuple[int, ...], out: Tensor, *, live: bool, moving: bool) -> Node:
+        node = Node(len(self.nodes), name, role, self.scopes[-1][0], inputs, tuple(out.shape), live, moving)
+        self.nodes.append(node)
+        self._values[id(out)] = (weakref.ref(out), node.id)
+        return node
+
+
+@dataclass(slots=True)
+class _Call:
+    """What is known of a call before it runs."""
+
+    func: Callable[..., Any]
+    name: str
+    inputs: tuple[int, ...]
+    weights: tuple[WeightRef, ...] = ()
+    bias: str | None = None
+    data: int | None = None
+    input_measurement: Measurement | None = None
+    arguments: tuple[Any, Any] | None = None
+
+
+def _records(name: str) -> bool:
+    """Whether a call changes or makes a value; queries such as ``size`` or ``is_floating_point`` do not."""
+    return not (name.startswith(("is_", "size", "dim", "stride", "__len__", "__repr__", "__hash__", "numel", "element_size"))
+                or name in ("item", "tolist", "numpy", "get_device", "backward", "register_hook", "data_ptr", "__set__", "__bool__"))  # fmt: skip
+
+
+def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
+    """Every tensor in nested tuples, lists and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif depth and isinstance(value, (tuple, list)):
+        for v in value:
+            yield from tensors_in(v, depth - 1)
+    elif depth and isinstance(value, Mapping):
+        for v in value.values():
+            yield from tensors_in(v, depth - 1)
+
+
+# The same function without its own check for an active mode: the calls inside it then reach the tape one by one, out_proj among them.
+_open_attention = types.FunctionType(
+    F.multi_head_attention_forward.__code__,
+    {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},
+    "multi_head_attention_forward",
+    F.multi_head_attention_forward.__defaults__,
+)
+_open_attention.__kwdefaults__ = F.multi_head_attention_forward.__kwdefaults__

@@ -1,0 +1,95 @@
+"""Units that are zero on every sample, more of them than a healthy net of that depth and batch shows.
+
+## What it measures
+
+The fraction of units (channels) of an activation's output that are exactly zero on every sample and position of the batch, less the fraction
+expected at the correlation that the samples have there.
+
+## Why it matters
+
+A ReLU that is zero for every input passes no gradient: its incoming weights never move again.
+
+## Example that fires
+
+```python
+import torch
+from torch import nn
+
+model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
+nn.init.constant_(model[0].bias, -5.0)
+```
+
+## Remedy
+
+Biases at zero, weights with mean zero. Where inputs are all positive, centre them.
+
+## Limit and where it comes from
+
+An excess of 25% of the units is a warning, of 50% an error. A healthy He-initialized ReLU net has 29% of its units dead on a batch of 32 at layer 20, since
+its samples have become alike; a fixed limit would call it sick. The expected fraction is
+`E[Φ(t·sqrt(ρ/(1-ρ)))^B]` for `B` samples at correlation `ρ`; three standard errors of the count are added.
+
+## References
+
+Lu et al. 2019, Dying ReLU and Initialization (arXiv:1903.06733); Poole et al. 2016 (arXiv:1606.05340).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from initaudit.records import LayerCall, Severity
+from initaudit.rules.base import Limit, Observation, Rule
+from initaudit.rules.flow import Flow
+from initaudit.theory.variance import dead_unit_probability
+
+_WARN, _FAIL = 0.25, 0.5
+_SAMPLES = 32  # of a batch, the most that statistics look at
+
+
+def _excess(call: LayerCall) -> tuple[float, float, float] | None:
+    """Dead fraction, expected fraction, and the excess beyond three standard errors."""
+    activation, before = call.activation, call.pre_activation
+    if activation is None or before is None or activation.dead_units is None or not activation.dead_units:
+        return None
+    expected = dead_unit_probability(min(before.samples, _SAMPLES), before.cosine if before.cosine is not None else 1.0)
+    error = 3 * math.sqrt(expected * (1 - expected) / max(1, activation.units))
+    return activation.dead_units, expected, activation.dead_units - expected - error
+
+
+def check(flow: Flow) -> Iterator[Observation]:
+    found = []
+    for layer, call, op in flow.layer_calls():
+        excess = _excess(call)
+        source = call.input
+        alive = source is None or source.dead_units is None or source.dead_units < 1
+        if excess is not None and excess[2] > _WARN and op.moving and alive:
+            found.append((layer, call, *excess))
+    if not found:
+        return
+    layer, call, dead, expected, excess_fraction = max(found, key=lambda f: f[4] > _FAIL)
+    bias = layer.bias
+    reason = f"; its bias has mean {bias.mean:.3g} against a pre-activation std of {call.pre_activation.std:.3g}" if (
+        bias is not None and call.pre_activation is not None and abs(bias.mean) > 2 * call.pre_activation.std
+    ) else ""
+    yield Observation(
+        fqn=layer.fqn,
+        message=f"{dead:.0%} of {call.activation.units if call.activation else 0} units are zero on every sample, "
+        f"where {expected:.0%} would be healthy{reason}",
+        observed=dead,
+        limit=expected + (_FAIL if excess_fraction > _FAIL else _WARN),
+        severity=Severity.ERROR if excess_fraction > _FAIL else Severity.WARNING,
+        affected=tuple(dict.fromkeys(f[0].fqn for f in found if f[0].fqn != layer.fqn)),
+        layer=None if reason else layer,
+        code=f"nn.init.zeros_({layer.access}.bias)" if reason else None,
+    )
+
+
+RULE = Rule(
+    code="IA103",
+    name="dead-units",
+    severity=Severity.ERROR,
+    limit=Limit(_FAIL, "fraction of units beyond the expected", "null by correlation: Poole 2016; share of a layer: common practice"),
+    check=check,
+)

@@ -1,0 +1,54 @@
+"""From what single rules saw to findings: one cause, one finding, with its cure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from initaudit.advice.recommend import advise
+from initaudit.records import Advice, Finding, Severity, Trace
+from initaudit.rules.base import Observation, Rule
+from initaudit.rules.flow import Flow
+
+
+def diagnose_with(rules: Iterable[Rule], trace: Trace) -> tuple[Finding, ...]:
+    """Run ``rules``, given in causal order, and sort what they find: root causes before what follows, worst first.
+
+    A finding at a layer that an earlier one explains is kept as a consequence (``root_cause=False``); a mere note on
+    such a layer is dropped, since the finding already says it.
+    """
+    flow = Flow(trace)
+    explained: dict[str, Finding] = {}
+    findings: list[Finding] = []
+    for rule in rules:
+        for seen in rule.check(flow):
+            finding = _finding(rule, seen, root_cause=seen.fqn not in explained)
+            if finding.severity is Severity.NOTE and not finding.root_cause:
+                continue
+            findings.append(finding)
+            if finding.root_cause and finding.severity is not Severity.NOTE:
+                for fqn in (finding.fqn, *finding.affected):
+                    explained.setdefault(fqn, finding)
+    order = {id(f): i for i, f in enumerate(findings)}
+    return tuple(sorted(findings, key=lambda f: (f.severity.rank, not f.root_cause, order[id(f)])))
+
+
+def _finding(rule: Rule, seen: Observation, *, root_cause: bool) -> Finding:
+    return Finding(
+        code=rule.code,
+        name=rule.name,
+        severity=seen.severity or rule.severity,
+        fqn=seen.fqn,
+        message=seen.message,
+        observed=seen.observed,
+        limit=seen.limit if seen.limit is not None else rule.limit.value,
+        unit=rule.limit.unit,
+        root_cause=root_cause,
+        affected=seen.affected,
+        advice=_advice(seen),
+    )
+
+
+def _advice(seen: Observation) -> Advice | None:
+    if seen.code is not None:
+        return Advice(scheme=seen.code.partition("(")[0].removeprefix("nn.init."), gain=None, std=None, code=seen.code)
+    return advise(seen.layer, gain=seen.gain) if seen.layer is not None else None

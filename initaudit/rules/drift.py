@@ -1,0 +1,86 @@
+"""What the rules on the forward signal and on gradients share: the ways on which something drifts, and who drives it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from initaudit.records import Severity
+from initaudit.rules.flow import Flow, Segment, Step, drift_limit, expected_decay
+
+# Natural log of a mean-square ratio through depth. Six depth scales are the limit of easy training (Schoenholz 2017); He's 22-layer
+# Xavier net (-13) still trains, his 30-layer one (-19) and batch-normalized nets past sixteen depth scales (Yang 2019) do not.
+WARN = 6.0
+FAIL = 16.0
+SIGNIFICANT = 0.25  # of a deviation from the fan-in rule, in ln Var[w]: 13% of the std
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A segment whose signal (or gradient) leaves the band: by how much, how bad, and the layers that drive it."""
+
+    segment: Segment
+    amount: float  # natural log of the mean-square ratio, after what a healthy net of that depth does by itself
+    severity: Severity
+    limit: float  # the limit that was passed, same unit
+    first: Step  # the layer where it starts
+    culprits: tuple[Step, ...]  # the layers whose weights account for it; none where weights are not the cause
+
+    @property
+    def affected(self) -> tuple[str, ...]:
+        """The other layers that drive it; where none deviates from the rule, all layers after the first."""
+        steps = self.culprits or self.segment.layers
+        return tuple(dict.fromkeys(s.layer.fqn for s in steps if s.layer and s.layer.fqn != self.first.fqn))
+
+    @property
+    def factor(self) -> float:
+        """The ratio of rms, as a factor."""
+        return math.exp(self.amount / 2) if self.amount < 1400 else math.inf
+
+
+def judged_segments(flow: Flow) -> Iterator[Segment]:
+    """Each segment once that ends where its scale counts: at an output, or where no normalization sets it anew."""
+    seen: set[tuple[int, ...]] = set()
+    for way in flow.ways:
+        for segment in way:
+            key = tuple(s.op.id for s in segment.layers)
+            if not segment.ends_normalized and key not in seen:
+                seen.add(key)
+                yield segment
+
+
+def forward_drift(segment: Segment) -> float:
+    """The segment's drift of the signal, less what the correlation map of a healthy net takes away at that depth."""
+    drift = segment.drift
+    return min(0.0, drift - expected_decay(segment.activations)) if drift < 0 else drift
+
+
+def judge(segment: Segment, amount: float) -> Drift | None:
+    """The :class:`Drift` when ``amount`` is outside the band for the segment's depth and width, else ``None``."""
+    for base, severity in ((FAIL, Severity.ERROR), (WARN, Severity.WARNING)):
+        limit = drift_limit(segment, base)
+        if abs(amount) > limit:
+            culprits = _culprits(segment, amount)
+            first = culprits[0] if culprits else _break(segment)
+            return Drift(segment, amount, severity, math.copysign(limit, amount), first, culprits)
+    return None
+
+
+def _culprits(segment: Segment, amount: float) -> tuple[Step, ...]:
+    """Layers whose weights deviate from the fan-in rule in the direction of the drift, if they account for half of it."""
+    if not math.isfinite(amount):
+        return ()
+    sign = math.copysign(1.0, amount)
+    found = [s for s in segment.layers if sign * s.deviation > SIGNIFICANT]
+    return tuple(found) if sum(abs(s.deviation) for s in found) >= abs(amount) / 2 else ()
+
+
+def _break(segment: Segment) -> Step:
+    """The last layer before the signal ends altogether, else the first layer."""
+    last = segment.layers[0]
+    for step in segment.steps:
+        last = step if step.layer is not None else last
+        if step.drift == -math.inf:
+            return last
+    return segment.layers[0]

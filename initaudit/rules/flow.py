@@ -1,0 +1,195 @@
+"""The signal's way through the graph: what each step does to it, where its scale is set anew, and by how much it drifts.
+
+The *signal* at a value is what tells one sample from another: its variance across the samples of the batch. A deep
+network with biases can keep its mean square while its samples become one; this variance does not hide that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from initaudit.records import Activation, Layer, LayerCall, Op, Role, Stats, Trace
+
+_COUNTED = frozenset({Role.LAYER, Role.ACTIVATION, Role.SCALE, Role.GATE, Role.JOIN, Role.OTHER})
+_RECURRENT = ("lstm", "gru", "rnn")
+
+
+def power(stats: Stats | None) -> float | None:
+    """The signal's variance: across samples where there are several, else over all elements."""
+    if stats is None:
+        return None
+    spread = stats.sample_std if stats.sample_std is not None else stats.std
+    return spread * spread
+
+
+def log_ratio(after: float | None, before: float | None) -> float:
+    """``ln(after / before)``; 0 where either is unknown, minus infinity where the signal ends."""
+    if after is None or before is None or math.isnan(after) or math.isnan(before) or before <= 0:
+        return 0.0
+    if after <= 0:
+        return -math.inf
+    return math.log(after) - math.log(before) if math.isfinite(after) else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One op on the way, what it did to the signal (``drift``, natural log of variance out over in) and to the mean square."""
+
+    op: Op
+    drift: float
+    mean_square_drift: float
+    layer: Layer | None = None
+    call: LayerCall | None = None
+    deviation: float = 0.0  # ln of Var[w] found over the one the rule asks for, given the activation before the layer
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of the way in which nothing sets the scale anew. ``ends_normalized``: a normalization follows."""
+
+    steps: tuple[Step, ...]
+    ends_normalized: bool
+
+    @cached_property
+    def layers(self) -> tuple[Step, ...]:
+        return tuple(s for s in self.steps if s.layer is not None)
+
+    @property
+    def activations(self) -> int:
+        return sum(s.op.role is Role.ACTIVATION or s.op.activation is not None for s in self.steps)
+
+    @property
+    def drift(self) -> float:
+        """Natural log of the signal's variance at the end over that at the start, pooling and attention left out."""
+        return sum(s.drift for s in self.steps)
+
+    @property
+    def mean_square_drift(self) -> float:
+        return sum(s.mean_square_drift for s in self.steps)
+
+    @property
+    def noise(self) -> float:
+        """Variance of the log of the signal's size that finite width alone gives: the sum of kappa over width (Hanin 2018)."""
+        total = 0.0
+        for step in self.layers:
+            call = step.call
+            width = call.pre_activation.units if call and call.pre_activation else 1
+            kappa = 5.0 if call and call.nonlinearity else 2.0
+            total += kappa / max(1, width)
+        return total
+
+
+def drift_limit(segment: Segment, base: float) -> float:
+    """``base`` widened by what width and depth do to a healthy net: the mean and 3.3 standard deviations of its log-normal drift."""
+    return base + segment.noise / 2 + 3.3 * math.sqrt(segment.noise)
+
+
+def expected_decay(activations: int) -> float:
+    """What a critical net loses by itself: the correlation map of ReLU brings ``1 - c`` down as ``44.4 / l**2`` (Poole 2016)."""
+    return min(0.0, math.log(44.41) - 2 * math.log(activations)) if activations else 0.0
+
+
+@dataclass
+class Flow:
+    """A trace with its graph indexed; everything that rules share is computed here once."""
+
+    trace: Trace
+
+    @cached_property
+    def _layers(self) -> dict[int, tuple[Layer, LayerCall]]:
+        return {call.op: (layer, call) for layer in self.trace.layers for call in layer.calls}
+
+    @cached_property
+    def consumers(self) -> dict[int, list[Op]]:
+        """The ops that read each op's value, by op id."""
+        found: dict[int, list[Op]] = {op.id: [] for op in self.trace.ops}
+        for op in self.trace.ops:
+            for i in op.inputs:
+                found[i].append(op)
+        return found
+
+    def layer_of(self, op: Op) -> tuple[Layer, LayerCall] | None:
+        """The layer and the call that ``op`` is."""
+        return self._layers.get(op.id)
+
+    def measured(self, op: Op) -> Op:
+        """``op``, or the nearest measured value that it is a view of."""
+        while op.stats is None:
+            moving = [self.trace.ops[i] for i in op.inputs if self.trace.ops[i].moving]
+            if not moving or op.role not in (Role.VIEW, Role.OTHER, Role.SCALE):
+                break
+            op = moving[0]
+        return op
+
+    def source(self, op: Op) -> Op | None:
+        """The operand that ``op``'s value mainly comes from: the data of a layer, the largest term of a sum."""
+        found = self.layer_of(op)
+        if found is not None and found[1].input_op is not None:
+            data = self.trace.ops[found[1].input_op]
+            return data if data.moving else None
+        moving = [self.trace.ops[i] for i in op.inputs if self.trace.ops[i].moving]
+        if op.role is Role.GATE:
+            moving = [o for o in moving if o.shape == op.shape] or moving
+            return moving[0] if moving else None
+        return max(moving, key=lambda o: power(self.measured(o).stats) or 0.0, default=None)
+
+    @cached_property
+    def ways(self) -> tuple[tuple[Segment, ...], ...]:
+        """For each output of the model, the segments of the way that dominates it, from input to output."""
+        ends = [op for op in self.trace.ops if op.output and op.moving]
+        sized = [op for op in ends if math.prod(op.shape) > 1] or ends
+        return tuple(self._way(op) for op in sized)
+
+    def _way(self, end: Op) -> tuple[Segment, ...]:
+        path: list[Op] = []
+        seen: set[int] = set()
+        op: Op | None = end
+        while op is not None and op.id not in seen:
+            seen.add(op.id)
+            path.append(op)
+            op = self.source(op)
+        segments: list[Segment] = []
+        steps: list[Step] = []
+        activation: Activation | None = None
+        for op in reversed(path):
+            if op.role is Role.NORM or op.role is Role.EMBEDDING or op.name.startswith(_RECURRENT):
+                segments.append(Segment(tuple(steps), ends_normalized=op.role is Role.NORM))
+                steps, activation = [], None
+                continue
+            step = self._step(op, activation)
+            activation = op.activation or (None if step.layer else activation)
+            steps.append(step)
+        segments.append(Segment(tuple(steps), ends_normalized=False))
+        return tuple(s for s in segments if s.layers)
+
+    def _step(self, op: Op, activation: Activation | None) -> Step:
+        source = self.source(op)
+        before = self.measured(source).stats if source else None
+        found = self.layer_of(op)
+        layer, call = found if found else (None, None)
+        if call is not None and call.input is not None:
+            before = call.input
+        drift = square = 0.0
+        silent = layer is not None and layer.weight.rms == 0  # zero on purpose or not: a rule of its own judges that
+        if op.role in _COUNTED and op.stats is not None and before is not None and not silent:
+            drift = log_ratio(power(op.stats), power(before))
+            square = log_ratio(op.stats.rms**2, before.rms**2)
+        deviation = weight_deviation(layer, activation.gain if activation else 1.0) if layer else 0.0
+        return Step(op, drift, square, layer, call, deviation)
+
+    def layer_calls(self) -> Iterator[tuple[Layer, LayerCall, Op]]:
+        """Every call of every layer that multiplies by a weight, in execution order."""
+        for op in self.trace.ops:
+            if op.role is Role.LAYER and (found := self.layer_of(op)) is not None:
+                yield found[0], found[1], op
+
+
+def weight_deviation(layer: Layer, gain: float) -> float:
+    """``ln(Var[w] · fan_in / gain²)``: 0 where the fan-in rule holds for an input that has passed an activation of this gain."""
+    mean_square = layer.weight.rms**2
+    if not mean_square > 0 or not math.isfinite(mean_square):
+        return 0.0
+    return math.log(mean_square) + math.log(layer.fan_in) - 2 * math.log(gain)

@@ -1,0 +1,70 @@
+"""Where things are in a trace: what an operation leads to, and which module owns a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from initaudit.records import Layer, Op, Parameter, Role, Trace
+
+
+def downstream(ops: Iterable[Op], starts: Iterable[int], passes: Callable[[Op], bool] | None = None) -> list[Op]:
+    """The operations fed by ``starts`` (ids), directly or not, in execution order, without the starts themselves.
+
+    An operation that ``passes`` refuses is reached, but nothing is reached through it.
+    """
+    open_ends = set(starts)
+    reached = []
+    for op in ops:
+        if op.id not in open_ends and not open_ends.isdisjoint(op.inputs):
+            reached.append(op)
+            if passes is None or passes(op):
+                open_ends.add(op.id)
+    return reached
+
+
+def upstream(ops: Iterable[Op], ends: Iterable[int]) -> set[int]:
+    """The ids of the operations that lead to ``ends``, and the ends themselves."""
+    leading = set(ends)
+    for op in reversed(tuple(ops)):
+        if op.id in leading:
+            leading.update(op.inputs)
+    return leading
+
+
+def owner(trace: Trace, parameter: Parameter | str) -> str:
+    """The module that owns a parameter, as findings name it; a bare parameter is named by its own path."""
+    fqn = parameter if isinstance(parameter, str) else parameter.fqn
+    for layer in trace.layers:
+        if fqn == layer.weight.fqn or (layer.bias and fqn == layer.bias.fqn):
+            return layer.fqn
+    module, _, name = fqn.rpartition(".")
+    return module if module and name.split("_")[0] in ("weight", "bias") else fqn
+
+
+def owners(trace: Trace, parameters: Iterable[Parameter]) -> tuple[str, ...]:
+    """Their owners, each once, in order."""
+    return tuple(dict.fromkeys(owner(trace, p) for p in parameters))
+
+
+def is_depthwise(layer: Layer) -> bool:
+    """Whether every output channel reads an input channel of its own, so that equal rows are no symmetry."""
+    shape = layer.weight.shape
+    if not layer.kind.startswith("Conv") or len(shape) < 3 or shape[1] != 1:
+        return False
+    field = 1
+    for size in shape[2:]:
+        field *= size
+    return shape[0] > 1 and layer.fan_out <= field
+
+
+def multiplies(trace: Trace, layer: Layer) -> bool:
+    """Whether the layer ran and multiplies by a matrix or a kernel, which an embedding and a norm do not."""
+    roles = {trace.ops[call.op].role for call in layer.calls}
+    return Role.LAYER in roles and Role.EMBEDDING not in roles and len(layer.weight.shape) >= 2
+
+
+def listing(names: Iterable[str], limit: int = 4) -> str:
+    """``"a, b, c, d and 3 more"``."""
+    every = list(names)
+    more = len(every) - limit
+    return ", ".join(every) if more <= 0 else f"{', '.join(every[:limit])} and {more} more"

@@ -1,0 +1,80 @@
+"""Activations that sit at the flat ends of their function.
+
+## What it measures
+
+The fraction of outputs of a saturating activation (tanh, sigmoid, hardtanh, erf, softsign ...) that lie where its slope is below about 6% of its
+steepest: `|tanh| > 0.97`.
+
+## Why it matters
+
+tanh has slope 1 at zero and none at its ends. A saturated unit passes no gradient, and training has to
+undo the initialization before it can begin.
+
+## Example that fires
+
+```python
+import torch
+from torch import nn
+
+model = nn.Sequential(nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 10))
+for m in model:
+    if isinstance(m, nn.Linear):
+        nn.init.normal_(m.weight, std=0.5)
+```
+
+## Remedy
+
+Xavier initialization with the gain of the activation; inputs of unit variance.
+
+## Limit and where it comes from
+
+A fifth of the outputs is a warning, half an error. Pre-activations of unit variance put 3.6% of a tanh's outputs beyond 0.97, Xavier with gain 5/3 5.4%; a fifth needs a
+variance of 2.7, far above any sane initialization.
+
+## References
+
+Glorot & Bengio 2010, section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from initaudit.records import Severity
+from initaudit.rules.base import Limit, Observation, Rule
+from initaudit.rules.flow import Flow
+
+_WARN, _FAIL = 0.2, 0.5
+
+
+def check(flow: Flow) -> Iterator[Observation]:
+    found = []
+    for layer, call, _ in flow.layer_calls():
+        share = call.activation.saturated if call.activation else None
+        if share is not None and share > _WARN:
+            found.append((layer, call, share))
+    if not found:
+        return
+    layer, call, share = found[0]
+    worst = max(f[2] for f in found)
+    before = call.pre_activation
+    name = call.nonlinearity.name if call.nonlinearity else "activation"
+    spread = f": its pre-activation has rms {before.rms:.3g}" if before else ""
+    yield Observation(
+        fqn=layer.fqn,
+        message=f"{share:.0%} of the outputs of {name} lie at its flat ends{spread}",
+        observed=share,
+        limit=_FAIL if share > _FAIL else _WARN,
+        severity=Severity.ERROR if worst > _FAIL else Severity.WARNING,
+        affected=tuple(dict.fromkeys(f[0].fqn for f in found if f[0].fqn != layer.fqn)),
+        layer=layer,
+    )
+
+
+RULE = Rule(
+    code="IA104",
+    name="saturated-units",
+    severity=Severity.ERROR,
+    limit=Limit(_FAIL, "fraction of outputs", "Gaussian null of |tanh| > 0.97; Glorot & Bengio 2010"),
+    check=check,
+)

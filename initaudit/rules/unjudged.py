@@ -1,0 +1,74 @@
+"""Parts that ran and got no verdict.
+
+## What it measures
+Parts of the model that were called but could not be judged: a kind of layer whose fans are unknown, an operation
+that is not understood, a value that has no gradient.
+
+## Why it matters
+A part that is passed over in silence looks like a part that passed.
+
+## Example that fires
+
+```python
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.randn(16, 16, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (x.to(torch.complex64) @ self.factor).abs()
+
+
+model = Net()
+inputs = torch.randn(8, 16)
+```
+
+## Remedy
+None is needed for the model. Read the reason that stands beside each part, and judge it by hand.
+
+## Limit and where it comes from
+None: every such part is listed, in one note.
+
+## References
+None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from initaudit.records import Severity
+from initaudit.rules.base import Limit, Observation, Rule
+from initaudit.rules.paths import listing
+
+if TYPE_CHECKING:
+    from initaudit.rules.flow import Flow
+
+
+def check(flow: Flow) -> Iterator[Observation]:
+    """Yield one note for all that was not judged, with the reason of each."""
+    parts = flow.trace.unjudged
+    if parts:
+        names = dict.fromkeys(part.fqn for part in parts)
+        first, *rest = names
+        count = f"{len(names)} parts were" if len(names) > 1 else "1 part was"
+        yield Observation(
+            fqn=first,
+            message=f"{count} not judged: {listing(f'{part.fqn} ({part.reason})' for part in parts)}",
+            observed=float(len(names)),
+            affected=tuple(rest),
+        )
+
+
+RULE = Rule(
+    code="IA902",
+    name="not-judged",
+    severity=Severity.NOTE,
+    limit=Limit(0.0, unit="parts", source="what was not judged did not pass"),
+    check=check,
+)

@@ -1,0 +1,54 @@
+"""A weight well above the fan-in rule, in a net that is shallow enough to bear it.
+
+## What it measures
+
+The same as `weight-too-small`, in the other direction.
+
+## Why it matters
+
+One such layer scales the output up, and with it the first loss. A stack of them is `exploding-activations` or `saturated-units`, which then is the finding.
+
+## Example that fires
+
+```python
+from torch import nn
+
+model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+nn.init.normal_(model[2].weight, std=0.5)
+```
+
+## Remedy
+
+The initializer given with the finding.
+
+## Limit and where it comes from
+
+Twice the std that the variance rule gives.
+
+## References
+
+He et al. 2015 (arXiv:1502.01852), eq. 10; LeCun et al. 1998, Efficient BackProp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from initaudit.records import Severity
+from initaudit.rules.base import Limit, Observation, Rule
+from initaudit.rules.flow import Flow
+from initaudit.rules.weight_scale import FACTOR_TWO, describe, deviating, is_fan_out, one_observation
+
+
+def check(flow: Flow) -> Iterator[Observation]:
+    steps = [s for s in deviating(flow) if s.deviation > FACTOR_TWO and not is_fan_out(s)]
+    yield from one_observation(steps, lambda s: f"{describe(s)}; at this depth the signal bears it")
+
+
+RULE = Rule(
+    code="IA302",
+    name="weight-too-large",
+    severity=Severity.NOTE,
+    limit=Limit(2.0, "weight std over that of the rule", "He 2015: Var[w] = gain²/fan_in"),
+    check=check,
+)

@@ -1,0 +1,258 @@
+"""Running the models of one target in a worker process, which may crash, hang and print as it likes.
+
+The calling process stays free of torch. A worker that dies, or takes longer than it may, costs only the model that
+did it: the next one is served by a new worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any
+
+from initaudit.codec import decode
+from initaudit.errors import AuditError, UsageError
+from initaudit.records import Trace
+
+STAGE_OF = {"building": "load", "finding inputs": "input", "forward": "forward", "backward": "backward"}
+POLL_SECONDS = 0.2  # how soon a dead worker is noticed when its own children keep the pipe open
+STOP_SECONDS = 5.0  # how long the user's exit handlers may take
+
+# Not `python -m`: that would put the current directory before the standard library. And the worker runs this very
+# initaudit, wherever it was imported from, without leaving its folder on the path of the user's code.
+BOOT = """
+import sys
+sys.path[:] = [{root!r}, *filter(None, sys.path)]
+import initaudit
+del sys.path[0]
+from initaudit.worker import main
+main()
+"""
+
+
+class InternalError(Exception):
+    """A defect of initaudit itself: the stage it showed in and its traceback, whose last line is the text."""
+
+    def __init__(self, stage: str, traceback: str) -> None:
+        super().__init__(traceback.strip().rpartition("\n")[2])
+        self.stage = stage
+        self.traceback = traceback
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """How to run each model; the meaning of each is that of the command's option."""
+
+    inputs: list[str] | None = None
+    loss: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The ids of the models found, and the reason when there is none."""
+
+    ids: tuple[str, ...]
+    empty: str = ""
+
+
+class Runner:
+    """Collects and probes the models of one target; a context manager that ends the worker.
+
+    Args:
+        target: one TARGET of the command line.
+        options: how to run each model.
+        timeout: seconds that one model, or loading the target, may take.
+    """
+
+    def __init__(self, target: str, options: ProbeOptions | None = None, *, timeout: float | None = None) -> None:
+        self.target = target
+        self._options = asdict(options or ProbeOptions())
+        self._timeout = timeout
+        self._worker: _Worker | None = None
+        self._printed = ""
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._worker is not None:
+            self._drop(gently=kind is None)
+
+    def collect(self) -> Collection:
+        """What the target holds.
+
+        Raises:
+            AuditError: it could not be loaded. UsageError: it names nothing. InternalError: a defect of initaudit.
+        """
+        reply = self._ask({"do": "collect", "target": self.target}, lambda stage: None)
+        return Collection(tuple(reply["ids"]), reply["empty"])
+
+    def probe(self, model: str, on_stage: Callable[[str], None] = lambda stage: None) -> Trace:
+        """The trace of one collected model; ``on_stage`` hears of each step as it starts.
+
+        Raises:
+            AuditError: the model could not be run, took too long or ended the process.
+            UsageError: an option makes no sense for it. InternalError: a defect of initaudit.
+        """
+        if self._worker is None:
+            found = self.collect()
+            self.printed()  # shown when it was loaded first
+            if model not in found.ids:
+                raise AuditError("load", f"{self.target} held {model} when loaded first, but not when loaded anew")
+        reply = self._ask({"do": "probe", "id": model, "options": self._options}, on_stage)
+        return decode(Trace, reply["trace"])
+
+    def printed(self) -> str:
+        """What the user's code has printed since this was last called."""
+        text, self._printed = self._printed, ""
+        return text
+
+    def _ask(self, request: dict[str, Any], on_stage: Callable[[str], None]) -> dict[str, Any]:
+        stage = "load"
+        fresh = self._worker is None
+        worker = self._worker = self._worker or _Worker()
+        try:
+            if fresh:
+                self._check(worker.receive(None), stage)
+            deadline = None if self._timeout is None else time.monotonic() + self._timeout
+            worker.send(request)
+            while (reply := worker.receive(deadline)).keys() == {"stage"}:
+                on_stage(reply["stage"])
+                stage = STAGE_OF.get(reply["stage"], stage)
+        except TimeoutError as error:
+            self._drop(gently=False)
+            limit = f"took longer than --timeout {self._timeout:g} seconds, in the stage {stage!r}"
+            raise AuditError(stage, f"{limit}; allow more or give a smaller --input") from error
+        except EOFError as error:
+            self._drop(gently=False)
+            raise AuditError(stage, f"{error}, in the stage {stage!r}") from error
+        self._printed += worker.printed()
+        return self._check(reply, stage)
+
+    def _check(self, reply: dict[str, Any], stage: str) -> dict[str, Any]:
+        if "usage" in reply:
+            raise UsageError(reply["usage"])
+        if "failed" in reply:
+            raise AuditError(reply.get("stage", stage), reply["failed"])
+        if "internal" in reply:
+            raise InternalError(stage, reply["internal"])
+        return reply
+
+    def _drop(self, *, gently: bool) -> None:
+        assert self._worker is not None
+        self._printed += self._worker.close(gently=gently)
+        self._worker = None
+
+
+class _Worker:
+    """The process, its pipe and the file that holds what it printed."""
+
+    def __init__(self) -> None:
+        self._folder = TemporaryDirectory(prefix="initaudit-", ignore_cleanup_errors=True)
+        path = Path(self._folder.name) / "printed"
+        with path.open("ab") as sink:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", BOOT.format(root=str(Path(__file__).parent.parent))],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=sink,
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the worker and its children
+            )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._requests, self._pipe = self._process.stdin, self._process.stdout
+        self._output = path.open("rb")
+        self._replies: SimpleQueue[dict[str, Any] | None] = SimpleQueue()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        for line in self._pipe:
+            if line.startswith(b"{"):  # else printed at start-up, before the worker's own code ran
+                self._replies.put(json.loads(line))
+        self._replies.put(None)
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Write a request. Raises EOFError when the process has ended."""
+        try:
+            self._requests.write(json.dumps(message).encode() + b"\n")
+            self._requests.flush()
+        except OSError as error:
+            raise EOFError(self._obituary()) from error
+
+    def receive(self, deadline: float | None) -> dict[str, Any]:
+        """The next reply. Raises TimeoutError past the deadline, EOFError when the process has ended."""
+        while True:
+            ended = self._process.poll() is not None
+            try:
+                message = self._replies.get(timeout=POLL_SECONDS)
+            except Empty:
+                message = None if ended else {}
+            if message is None:
+                raise EOFError(self._obituary())
+            if message:
+                return message
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError
+
+    def printed(self) -> str:
+        """What was printed since the last call."""
+        return self._output.read().decode("utf-8", "replace")
+
+    def _obituary(self) -> str:
+        try:
+            code = self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "the process that ran it closed every file and its connection"
+        if code >= 0:
+            return f"the process that ran it ended with exit code {code} and no exception, as os._exit() does"
+        try:
+            name = signal.Signals(-code).name
+        except ValueError:
+            name = f"signal {-code}"
+        hint = " (by the system when memory runs out: try a smaller --input)" if name == "SIGKILL" else ""
+        return f"the process that ran it was killed by {name}{hint}"
+
+    def close(self, *, gently: bool) -> str:
+        """End the process and return what it still printed.
+
+        Gently lets the user's exit handlers run; otherwise it is killed with its children.
+        """
+        if gently:
+            try:
+                self.send({"do": "stop"})
+                self._process.wait(STOP_SECONDS)
+            except (EOFError, subprocess.TimeoutExpired):
+                gently = False
+        if not gently:
+            self._kill()
+        self._process.wait()
+        with suppress(OSError):  # a request that the process did not live to read
+            self._requests.close()
+        self._listener.join(POLL_SECONDS)
+        if not self._listener.is_alive():  # else a process that outlives the worker holds the other end
+            self._pipe.close()
+        with self._output, self._folder:
+            return self.printed()
+
+    def _kill(self) -> None:
+        if sys.platform == "win32":
+            self._process.kill()
+            return
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)

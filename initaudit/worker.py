@@ -1,0 +1,116 @@
+"""The process that imports torch and runs the user's code, one per target.
+
+Requests come in and replies go out as lines of JSON on what were standard input and output when the process started.
+Before anything else runs, both are moved to private descriptors: from then on standard output is standard error, so
+nothing that the audited code prints, from Python, from C or at exit, can get between the replies.
+
+Requests: ``{"do": "collect", "target": ...}``, ``{"do": "probe", "id": ..., "options": {...}}``, ``{"do": "stop"}``.
+Replies: first ``{"torch": version}``; then to each request any number of ``{"stage": ...}`` and one of
+``{"ids": [...], "empty": ...}``, ``{"trace": ...}``, ``{"failed": message, "stage": ...}``, ``{"usage": message}``,
+``{"internal": traceback}``.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from initaudit.codec import encode
+from initaudit.errors import AuditError, InitauditError, UsageError
+
+if TYPE_CHECKING:
+    from initaudit.target.load import Target
+
+Message = dict[str, Any]
+
+
+def main() -> None:
+    """Answer requests until told to stop; end at once when the parent is gone."""
+    stdin, stdout = _private_channel()
+    requests: SimpleQueue[Message] = SimpleQueue()
+    threading.Thread(target=_listen, args=(stdin, requests), daemon=True).start()
+    faulthandler.enable(all_threads=False)
+    targets: dict[str, Target] = {}
+
+    def send(message: Message) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        stdout.write(json.dumps(message, allow_nan=False).encode() + b"\n")
+        stdout.flush()
+
+    send(_answer(_load_torch))
+    while (request := requests.get())["do"] != "stop":
+        if request["do"] == "collect":
+            send(_answer(lambda: _collect(request["target"], targets)))
+        else:
+            send(_answer(lambda: _probe(targets[request["id"]], request["options"], send)))
+
+
+def _private_channel() -> tuple[BinaryIO, BinaryIO]:
+    """Standard input and output as private streams; in their place come the null device and standard error."""
+    stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What was printed before a crash shall be seen, and printing never fails for its encoding.
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    return stdin, stdout
+
+
+def _listen(stdin: BinaryIO, requests: SimpleQueue[Message]) -> None:
+    for line in stdin:
+        requests.put(json.loads(line))
+    os._exit(1)  # the parent has died, and whatever runs here has no one to report to
+
+
+def _answer(work: Callable[[], Message]) -> Message:
+    """The reply of ``work``, or what kept it from giving one."""
+    try:
+        return work()
+    except UsageError as error:
+        return {"usage": str(error)}
+    except AuditError as error:
+        return {"failed": str(error), "stage": error.stage}
+    except InitauditError as error:
+        return {"failed": str(error)}
+    except SystemExit as error:
+        return {"failed": f"the code called sys.exit({error.code!r}); let it return or raise an exception instead"}
+    except BaseException:
+        return {"internal": traceback.format_exc()}
+
+
+def _load_torch() -> Message:
+    """Import what takes seconds before the clock of the first request runs."""
+    try:
+        import torch
+    except Exception as error:
+        raise AuditError("load", f"import torch failed: {error}; install PyTorch in this environment") from error
+    import initaudit.engine
+    import initaudit.target.load  # noqa: F401
+
+    return {"torch": torch.__version__}
+
+
+def _collect(target: str, targets: dict[str, Target]) -> Message:
+    from initaudit.target import load
+
+    found = load.collect(target)
+    targets.update((each.id, each) for each in found)
+    return {"ids": [each.id for each in found], "empty": "" if found else load.explain_nothing(target)}
+
+
+def _probe(target: Target, options: Message, send: Callable[[Message], None]) -> Message:
+    from initaudit.engine import probe_target
+
+    trace = probe_target(target, **options, progress=lambda stage: send({"stage": stage}))
+    return {"trace": encode(trace)}

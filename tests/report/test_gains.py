@@ -1,0 +1,140 @@
+"""What ``initaudit gain`` shows, as text of fixed width."""
+
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from initaudit.report.gains import gain_renderable, gain_table, init_line
+from initaudit.theory.activations import KNOWN
+from initaudit.theory.elementwise import analyse
+
+
+def shown(renderable: object, width: int = 80) -> str:
+    """The rendered text without padding at line ends."""
+    file = StringIO()
+    Console(file=file, width=width, color_system=None).print(renderable)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+TANH = """\
+tanh
+
+forward gain   1.59254   1/sqrt(E[phi(z)^2]), z ~ N(0, 1)
+backward gain  1.46741   1/sqrt(E[phi'(z)^2])
+variance gain  1.59254   1/sqrt(Var[phi(z)]), for standardized weights
+torch's gain   1.66667   calculate_gain("tanh"), 4.7% above the forward gain
+mean of phi    0
+kappa          0.6273   over n units the mean square varies by sqrt(kappa/n)
+
+ with              gain  fixed point q*   slope  chi_1
+ forward gain   1.59254               1  0.4611  1.178  stable
+ backward gain  1.46741          0.7249  0.5219  1.126  stable
+ torch's gain   1.66667           1.178  0.4309   1.21  stable
+
+A deviation is multiplied by 0.461 per layer: depth pulls the signal back to q =
+1. Gradients grow: times 1.09 per layer, tenfold every 28 layers.
+
+in the layers it feeds  nn.init.normal_(w, std=1.59254 / math.sqrt(fan_in))
+"""
+
+GELU = """\
+gelu
+
+forward gain   1.53353   1/sqrt(E[phi(z)^2]), z ~ N(0, 1)
+backward gain  1.48111   1/sqrt(E[phi'(z)^2])
+variance gain  1.70093   1/sqrt(Var[phi(z)]), for standardized weights
+torch's gain   none: calculate_gain raises ValueError for it
+mean of phi    0.282095
+kappa          6.216   over n units the mean square varies by sqrt(kappa/n)
+
+ with              gain  fixed point q*  slope  chi_1
+ forward gain   1.53353               1  1.144  1.072  unstable
+ backward gain  1.48111           1.773  1.099  1.064  unstable
+
+A deviation is multiplied by 1.14 per layer: even with the right gain a deep net
+drifts away from q = 1, so use norm layers or residual branches. Gradients grow:
+times 1.04 per layer, tenfold every 66 layers.
+
+in the layers it feeds  nn.init.normal_(w, std=1.53353 / math.sqrt(fan_in))
+"""
+
+TABLE = """\
+ activation     gain  backward    torch  chi_1   slope  q = 1 is
+ relu        1.41421   1.41421  1.41421      1       1  neutral
+ gelu        1.53353   1.48111        -  1.072   1.144  unstable
+ tanh        1.59254   1.46741  1.66667  1.178  0.4611  stable
+ swiglu      1.67653   1.16622        -  2.067   2.173  unstable
+
+gain = 1/sqrt(E[phi^2]); std of the weights = gain/sqrt(fan_in). chi_1: factor
+per layer of a gradient's mean square. slope: of the length map at q = 1; above
+1 the signal drifts away with depth.
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("tanh", TANH), ("gelu", GELU)])
+def test_one_activation_in_full(name: str, text: str) -> None:
+    assert shown(gain_renderable(analyse(name))) == text
+
+
+def test_the_table() -> None:
+    assert shown(gain_table(map(analyse, ["relu", "gelu", "tanh", "swiglu"]))) == TABLE
+
+
+def test_the_table_of_all_fits_in_80_columns() -> None:
+    lines = shown(gain_table(map(analyse, KNOWN))).splitlines()
+    assert max(map(len, lines)) <= 80
+    first_words = [line.split()[0] for line in lines if line.strip()]
+    assert first_words[1 : 1 + len(KNOWN)] == list(KNOWN)
+
+
+def test_a_gate_says_that_it_is_one() -> None:
+    text = shown(gain_renderable(analyse("glu")))
+    assert "a * phi(b) over two independent halves" in text
+    assert "both halves" in text
+
+
+def test_a_loss_of_gradient_is_said() -> None:
+    text = shown(gain_renderable(analyse("sigmoid")))
+    assert "Gradients shrink: times 0.391 per layer, tenfold every 2.5 layers." in text
+    assert "45.8% below the forward gain" in text
+
+
+def test_every_scale_is_kept_by_relu() -> None:
+    text = shown(gain_renderable(analyse("relu")))
+    assert "Every scale is kept" in text
+    assert "Gradients keep their size." in " ".join(text.split())
+    assert 'calculate_gain("relu"), the same' in text
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("relu", 'nn.init.kaiming_normal_(w, nonlinearity="relu")'),
+        ("leaky_relu(0.2)", 'nn.init.kaiming_normal_(w, a=0.2, nonlinearity="leaky_relu")'),
+        ("linear", 'nn.init.kaiming_normal_(w, nonlinearity="linear")'),
+        ("tanh", "nn.init.normal_(w, std=1.59254 / math.sqrt(fan_in))"),
+        ("selu", "nn.init.normal_(w, std=1 / math.sqrt(fan_in))"),
+        ("silu", "nn.init.normal_(w, std=1.67653 / math.sqrt(fan_in))"),
+    ],
+)
+def test_the_line_to_use(name: str, line: str) -> None:
+    assert init_line(analyse(name)) == line
+
+
+def test_torchs_word_is_not_used_where_its_gain_is_off() -> None:
+    relu = analyse("relu")
+    assert "kaiming" not in init_line(replace(relu, torch_gain=1.5))
+
+
+def test_a_function_that_is_zero_everywhere() -> None:
+    analysis = analyse(lambda x: x * 0)
+    assert init_line(analysis) == "no gain restores the signal: E[phi(z)^2] is 0"
+    assert "No gain gives this activation a fixed point" in shown(gain_renderable(analysis))
+
+
+def test_a_function_that_passes_no_gradient() -> None:
+    text = shown(gain_renderable(analyse(lambda x: (x > 0.5).to(x.dtype))))
+    assert "No gradient passes." in text
+    assert "backward gain  inf" in text
