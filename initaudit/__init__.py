@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from initaudit.advice.apply import reinitialize_ as reinitialize_
     from initaudit.engine import audit as audit
     from initaudit.errors import AuditError as AuditError
     from initaudit.errors import InitauditError as InitauditError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "audit": "initaudit.engine",
     "assert_initialized": "initaudit.testing",
+    "reinitialize_": "initaudit.advice.apply",
     "gain": "initaudit.theory.elementwise",
     "fan_in_and_fan_out": "initaudit.theory.fans",
     "Report": "initaudit.records",

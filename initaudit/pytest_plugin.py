@@ -92,16 +92,15 @@ class ModelSource(pytest.Collector):
         """One item for each model."""
         from initaudit.target.load import collect, explain_nothing
 
-        targets = collect(self.spec)
-        if not targets:
-            raise UsageError(explain_nothing(self.spec))
+        try:
+            targets = collect(self.spec)
+            if not targets:
+                raise UsageError(explain_nothing(self.spec))
+        except InitauditError as error:
+            raise self.CollectError(str(error)) from error
         for target in targets:
             name = target.id.partition("::")[2] or target.name
             yield ModelItem.from_parent(self, name=name, nodeid=_node_id(self.config, target.id), target=target)
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The text of an error that is the user's to mend, without a traceback through initaudit."""
-        return _text(excinfo) or super().repr_failure(excinfo)
 
 
 class ModelItem(pytest.Item):
@@ -117,7 +116,10 @@ class ModelItem(pytest.Item):
         from initaudit.engine import audit_target
         from initaudit.testing import codes
 
-        self.report = audit_target(self.target, ignore=codes(_settings(self.config)["ignore"]))
+        try:
+            self.report = audit_target(self.target, ignore=codes(_settings(self.config)["ignore"]))
+        except InitauditError as error:
+            pytest.fail(str(error), pytrace=False)
 
     def runtest(self) -> None:
         """Fail on findings at or above ``initaudit_fail_on``."""
@@ -125,11 +127,7 @@ class ModelItem(pytest.Item):
 
         assert self.report is not None
         if message := failure_message(self.report, _settings(self.config)["fail_on"]):
-            raise AssertionError(message)
-
-    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """The findings, or why the model could not be run, without a traceback through initaudit."""
-        return _text(excinfo) or super().repr_failure(excinfo, style)
+            pytest.fail(message, pytrace=False)
 
     def reportinfo(self) -> tuple[Path, None, str]:
         """The headline of a failure."""
@@ -154,7 +152,3 @@ def _node_id(config: pytest.Config, name: str) -> str:
         path = Path(os.path.abspath(location))
         location = (path.relative_to(config.rootpath) if path.is_relative_to(config.rootpath) else path).as_posix()
     return location + separator + rest
-
-
-def _text(excinfo: pytest.ExceptionInfo[BaseException]) -> str:
-    return str(excinfo.value) if isinstance(excinfo.value, (InitauditError, AssertionError)) else ""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from initaudit.target.load import Target
 
 Message = dict[str, Any]
+Found = dict[str, "Target"]
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     requests: SimpleQueue[Message] = SimpleQueue()
     threading.Thread(target=_listen, args=(stdin, requests), daemon=True).start()
     faulthandler.enable(all_threads=False)
-    targets: dict[str, Target] = {}
+    found: Found = {}
 
     def send(message: Message) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -48,10 +49,14 @@ def main() -> None:
 
     send(_answer(_load_torch))
     while (request := requests.get())["do"] != "stop":
-        if request["do"] == "collect":
-            send(_answer(lambda: _collect(request["target"], targets)))
-        else:
-            send(_answer(lambda: _probe(targets[request["id"]], request["options"], send)))
+        send(answer(request, found, send))
+
+
+def answer(request: Message, found: Found, send: Callable[[Message], None]) -> Message:
+    """The reply to a request; ``found`` keeps what was collected, ``send`` tells of the steps on the way."""
+    if request["do"] == "collect":
+        return _answer(lambda: _collect(request["target"], found))
+    return _answer(lambda: _probe(found[request["id"]], request["options"], send))
 
 
 def _private_channel() -> tuple[BinaryIO, BinaryIO]:
@@ -101,12 +106,12 @@ def _load_torch() -> Message:
     return {"torch": torch.__version__}
 
 
-def _collect(target: str, targets: dict[str, Target]) -> Message:
+def _collect(target: str, found: Found) -> Message:
     from initaudit.target import load
 
-    found = load.collect(target)
-    targets.update((each.id, each) for each in found)
-    return {"ids": [each.id for each in found], "empty": "" if found else load.explain_nothing(target)}
+    models = load.collect(target)
+    found.update((model.id, model) for model in models)
+    return {"ids": [model.id for model in models], "empty": "" if models else load.explain_nothing(target)}
 
 
 def _probe(target: Target, options: Message, send: Callable[[Message], None]) -> Message:

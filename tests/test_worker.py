@@ -117,7 +117,10 @@ def test_steps_are_told_as_they_start(outcomes: Outcomes) -> None:
     [
         ("exiting", "ended with exit code 7 and no exception, as os._exit() does, in the stage 'forward'"),
         ("killed", "was killed by SIGKILL (by the system when memory runs out: try a smaller --input)"),
-        ("hanging", "took longer than --timeout 3 seconds, in the stage 'forward'; allow more or give a smaller --input"),
+        (
+            "hanging",
+            "took longer than --timeout 3 seconds, in the stage 'forward'; allow more or give a smaller --input",
+        ),
         ("reading", "EOFError"),
         ("quitting", "3"),
         ("lacking", "KeyError: 'no such head'"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 from click.core import ParameterSource
@@ -20,11 +20,13 @@ from initaudit.cli.expression import parse_expression
 from initaudit.cli.group import Exit, report_defect
 from initaudit.cli.options import audit_options
 from initaudit.cli.progress import Progress
-from initaudit.cli.session import Run
 from initaudit.errors import UsageError
 from initaudit.records import SCHEMA_VERSION, Session
 from initaudit.report.outcome import exit_code
-from initaudit.settings import Settings
+from initaudit.settings import Settings, is_path
+
+if TYPE_CHECKING:
+    from initaudit.cli.session import Run
 
 
 @audit_options
@@ -33,6 +35,8 @@ def audit_command(ctx: click.Context, /, config: str | None, keyword: str | None
     """Audit the targets, write the report, and return the exit code."""
     start = time.perf_counter()
     settings = _settings(ctx, config)
+    from initaudit.cli.session import Run  # not above: the help needs no rules
+
     keep = parse_expression(keyword) if keyword else lambda name: True
     with Progress(no_color=settings.no_color, quiet=settings.quiet) as progress:
         run = Run(settings, keep, progress)
@@ -62,11 +66,19 @@ def _settings(ctx: click.Context, /, config: str | None) -> Settings:
         if name in Settings.__dataclass_fields__ and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
     settings = replace(settings_file.load(config), **given)
+    from initaudit.rules import matching
+
+    matching((*settings.select, *settings.ignore))  # an unknown code is told now and not after the first model
     if not settings.targets:
         raise UsageError("no TARGET: name a file, a folder or package.module:attr, or set targets in [tool.initaudit]")
+    targets = sorted(settings.targets, key=_is_there)  # one that is missing is told before the others are audited
     if settings.output and not Path(settings.output).absolute().parent.is_dir():
         raise UsageError(f"--output {settings.output}: the directory to write it to does not exist; create it first")
-    return settings
+    return replace(settings, targets=tuple(targets))
+
+
+def _is_there(target: str) -> bool:
+    return not is_path(target) or os.path.exists(target.partition("::")[0])
 
 
 @contextmanager

@@ -31,7 +31,7 @@ def rule_command(code: str | None) -> None:
         from rich.text import Text
 
         table = Table("code", "name", "severity", "what it finds", box=None, pad_edge=False, header_style="bold")
-        for rule in RULES:
+        for rule in sorted(RULES, key=lambda rule: rule.code):
             summary = (sys.modules[rule.check.__module__].__doc__ or "").strip().partition("\n")[0]
             table.add_row(rule.code, rule.name, rule.severity.value, Text(summary))
         console.print(table)

@@ -45,6 +45,7 @@ class RecordBuilder:
             for i in node.inputs:
                 self._consumers[i].append(node.id)
         self._followed: dict[int, Followed] = {}
+        self._computed: set[str] = set()
 
     def layers(self) -> tuple[Layer, ...]:
         """Every layer in the order of its first call."""
@@ -85,7 +86,10 @@ class RecordBuilder:
             if node.name in ops.RECURRENT or leaf == "in_proj_weight":
                 repeats = max(1, round(parameter.shape[0] / fan_out))
         access = module_access(self._modules, fqn if is_module else _owner(name))
-        weight = ref.derived or self.parameter(ref.names[0], fans=(fan_in, fan_out), repeats=repeats)
+        weight = self.parameter(ref.names[0], fans=(fan_in, fan_out), repeats=repeats)
+        if ref.derived is not None:  # judged as it is used, not as it is stored
+            weight = replace(ref.derived, grad_rms=weight.grad_rms, requires_grad=weight.requires_grad, aliases=weight.aliases)
+            self._computed.add(ref.names[0])
         bias = self._bias(uses[0][0])
         fans = torch_fans(weight.shape) if len(weight.shape) >= 2 else None
         return Layer(
@@ -177,9 +181,11 @@ class RecordBuilder:
         return record if gradient is None else replace(record, grad_rms=gradient[0], grad_nonfinite=gradient[1])
 
     def parameters(self, layers: tuple[Layer, ...]) -> tuple[Parameter, ...]:
-        """Every parameter once; those of layers as the layers have them."""
+        """Every parameter once, as it is stored."""
         known = {p.fqn: p for layer in layers for p in (layer.weight, layer.bias) if p is not None}
-        return tuple(known.get(name) or self.parameter(name) for name in self._aliases)
+        return tuple(
+            known[name] if name in known and name not in self._computed else self.parameter(name) for name in self._aliases
+        )
 
 
 def _owner(parameter: str) -> str:

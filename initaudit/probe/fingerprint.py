@@ -102,6 +102,8 @@ def _law(moments: Moments, dtype: torch.dtype, known: dict[str, list[Candidate]]
     # Entries that are exactly zero (a padding row, a sparse init) are no part of the law.
     mean = moments.mean / (1 - moments.zero_fraction)
     std = math.sqrt(max(moments.rms**2 / (1 - moments.zero_fraction) - mean**2, 0.0))
+    if std == 0.0:
+        return "unknown"
     centred = abs(mean) < 4.5 * std / math.sqrt(n)
     centre = 0.0 if centred else (moments.max + moments.min) / 2
     bound = max(moments.max - centre, centre - moments.min)

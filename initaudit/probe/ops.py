@@ -15,9 +15,9 @@ ACTIVATIONS = frozenset(
     "sign sinc atan arctan sinh cosh asinh tan logit nan_to_num".split()
 )
 SCALES = frozenset(
-    "dropout alpha_dropout feature_dropout feature_alpha_dropout dropout1d dropout2d dropout3d neg __neg__ negative positive "
-    "lerp round floor ceil trunc frac masked_fill where fmod remainder".split()
+    "dropout alpha_dropout feature_dropout feature_alpha_dropout dropout1d dropout2d dropout3d neg __neg__ negative positive".split()
 )
+CHOICES = frozenset("where masked_fill masked_scatter round floor ceil trunc frac fmod remainder lerp".split())
 ADDS = frozenset("add __add__ __radd__ __iadd__ sub __sub__ __rsub__ __isub__ subtract rsub addcmul addcdiv".split())
 MULS = frozenset(
     "mul __mul__ __rmul__ __imul__ multiply div __truediv__ __rtruediv__ __rdiv__ __itruediv__ __idiv__ true_divide divide "
@@ -56,7 +56,7 @@ RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_ce
 OVER_BATCH = frozenset("batch_norm native_batch_norm".split())
 REDUCTIONS_TO_LOSS = frozenset("cross_entropy nll_loss".split())
 COMPARISONS = frozenset("gt lt ge le eq ne __gt__ __lt__ __ge__ __le__ __eq__ __ne__ greater less logical_not sgn".split())
-ELEMENTWISE = ACTIVATIONS | SCALES | ADDS | MULS | COMPARISONS
+ELEMENTWISE = ACTIVATIONS | SCALES | CHOICES | ADDS | MULS | COMPARISONS
 
 # Outputs beyond which the derivative is below about 6% of its maximum: |tanh(z)| = 0.97 is |z| = 2.09.
 SATURATION: dict[str, tuple[float, float]] = {

@@ -2,7 +2,7 @@
 
 A :class:`torch.overrides.TorchFunctionMode` sees what module hooks cannot: ``F.relu``, ``x.tanh()``, operators, in-place
 calls, bare parameters, one module used in many places. Module hooks only tell the *scope*: which module is running.
-Gradients come from tensor hooks, never from full backward hooks of modules, which break in-place activations.
+Gradients come from hooks on autograd nodes, never from full backward hooks of modules, which break in-place activations.
 """
 
 from __future__ import annotations
@@ -227,12 +227,16 @@ class Tape(TorchFunctionMode):
 
     def _measure(self, node: Node, tensor: Tensor) -> None:
         node.measurement = self._statistics.measure(tensor, node.unit_dim, ops.SATURATION.get(node.name))
-        if tensor.requires_grad and node.measurement is not None:
+        if tensor.grad_fn is not None and node.measurement is not None:
+            which = tensor.output_nr
 
-            def hook(gradient: Tensor) -> None:
-                node.gradient = self._statistics.measure(gradient, node.unit_dim)
+            def hook(gradients: tuple[Tensor | None, ...]) -> None:
+                gradient = gradients[which]
+                if gradient is not None:
+                    node.gradient = self._statistics.measure(gradient, node.unit_dim)
 
-            tensor.register_hook(hook)
+            # On the autograd node, not the tensor: a tensor written in place later carries its hooks into another graph.
+            tensor.grad_fn.register_prehook(hook)
 
     def _overwrite_base(self, base: Tensor, part: Node) -> None:
         entry = self._values.get(id(base))

@@ -98,6 +98,8 @@ def measure(tensor: Tensor) -> Moments:
         total, squares = _exact_sums(flat, 0.0)
     count = flat.numel()
     low, high = (float(end) for end in flat.aminmax())
+    if 0 < max(-low, high) < 1e-15:  # squares below what float32 can hold
+        total, squares = _exact_sums(flat, 0.0)
     mean = total / count
     variance = squares / count - mean**2
     if low == high:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
-from initaudit.records import Finding, Layer
+from initaudit.records import Finding, Layer, Report, Role
 
 FRACTION = "fraction of "
 
@@ -75,13 +75,22 @@ def figure(finding: Finding) -> str:
     return f"{observed}, limit {limit}" if limit else observed
 
 
-def expected_std(layer: Layer) -> float:
+def expected_std(layer: Layer, lookups: Container[str] = ()) -> float | None:
     """The weight std that keeps the signal's scale: ``gain / sqrt(fan_in)`` (He et al. 2015, eq. 10).
 
-    The gain is that of the activation that follows, 1 where none does; NaN for a layer without a fan-in.
+    The gain is that of the activation that follows, 1 where none does. ``None`` where nothing is summed, so that the
+    rule has nothing to say: a layer without a fan-in, and those in ``lookups``.
     """
+    if layer.fqn in lookups or not layer.fan_in > 0:
+        return None
     gain = layer.nonlinearity.gain if layer.nonlinearity else 1.0
-    return gain / math.sqrt(layer.fan_in) if layer.fan_in > 0 else math.nan
+    return gain / math.sqrt(layer.fan_in)
+
+
+def lookups(report: Report) -> frozenset[str]:
+    """The ``fqn`` of layers whose weight is a table to look rows up in."""
+    ops = report.trace.ops if report.trace else ()
+    return frozenset(op.layer for op in ops if op.role is Role.EMBEDDING and op.layer is not None)
 
 
 def cure(finding: Finding, layers: Sequence[Layer] = ()) -> str:

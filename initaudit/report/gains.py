@@ -128,13 +128,15 @@ def _meaning(analysis: GainAnalysis) -> str:
     if point.slope is None:
         return "No gain gives this activation a fixed point: use a norm layer after it."
     if point.stability is Stability.STABLE:
-        depth = f"A deviation is multiplied by {abs(point.slope):.3g} per layer: depth pulls the signal back to q = 1."
+        depth = (
+            f"A deviation is multiplied by {abs(point.slope):.3g} per layer: depth pulls the signal to its fixed point."
+        )
     elif point.stability is Stability.NEUTRAL:
         depth = "Every scale is kept: depth neither corrects nor enlarges a deviation."
     else:
         depth = (
             f"A deviation is multiplied by {abs(point.slope):.3g} per layer: even with the right gain a deep net "
-            "drifts away from q = 1, so use norm layers or residual branches."
+            "drifts away from its fixed point, so use norm layers or residual branches."
         )
     return f"{depth} {_gradient_meaning(point.chi1)}"
 

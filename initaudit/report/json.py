@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, overload
 
 from initaudit.records import SCHEMA_VERSION, Finding, Layer, LayerCall, Report, Severity, Stats
-from initaudit.report.figures import expected_std
+from initaudit.report.figures import expected_std, lookups
 from initaudit.report.merge import merge
 
 # The schema's keys, one by one: a new field of a record is not at once a promise to scripts.
@@ -57,6 +57,7 @@ def audit_to_dict(report: Report) -> dict[str, Any]:
     """
     trace = report.trace
     unjudged = trace.unjudged if trace else ()
+    tables = lookups(report)
     audit = {
         "target": report.target,
         "verdict": report.verdict,
@@ -68,7 +69,7 @@ def audit_to_dict(report: Report) -> dict[str, Any]:
         "environment": _keys(trace.environment, ENVIRONMENT) if trace else None,
         "seconds": report.seconds,
         "model_seconds": trace.model_seconds if trace else None,
-        "layers": [_layer(layer) for layer in report.layers],
+        "layers": [_layer(layer, tables) for layer in report.layers],
         "parameters": [_keys(parameter, PARAMETER) for parameter in trace.parameters] if trace else [],
         "findings": [_finding(finding) for finding in report.findings],
         "not_judged": [_keys(part, UNJUDGED) for part in unjudged],
@@ -77,7 +78,7 @@ def audit_to_dict(report: Report) -> dict[str, Any]:
     return {key: _plain(value) for key, value in audit.items()}
 
 
-def _layer(layer: Layer) -> dict[str, Any]:
+def _layer(layer: Layer, tables: frozenset[str]) -> dict[str, Any]:
     def merged(tensor: Callable[[LayerCall], Stats | None]) -> dict[str, Any] | None:
         stats = merge(tensor(call) for call in layer.calls)
         return {**_keys(stats, STATS), "histogram": _keys(stats.histogram, HISTOGRAM)} if stats else None
@@ -96,7 +97,7 @@ def _layer(layer: Layer) -> dict[str, Any]:
             "parameter": layer.weight.fqn,
             "mean": layer.weight.mean,
             "std": layer.weight.std,
-            "expected_std": expected_std(layer),
+            "expected_std": expected_std(layer, tables),
             "init": layer.weight.init,
         },
         "input": merged(lambda call: call.input),

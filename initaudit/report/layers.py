@@ -11,7 +11,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from initaudit.records import Layer, LayerCall, Report, Severity, Stats
-from initaudit.report.figures import expected_std, number, percent, whole
+from initaudit.report.figures import expected_std, lookups, number, percent, whole
 from initaudit.report.glyphs import Glyphs
 from initaudit.report.lines import packed, paragraph
 from initaudit.report.merge import merge
@@ -59,9 +59,11 @@ def layer_lines(report: Report, glyphs: Glyphs, *, width: int, verbose: int = 0)
     if not rows:
         return
     forward = axis_limit([row.after.rms if row.after else None for row in rows])
-    backward = axis_limit([row.gradient.rms if row.gradient else None for row in reversed(rows)])
+    # The layer next to the loss is left out: it carries the cotangent, whose size says nothing of the model.
+    carried = [row.gradient.rms if row.gradient else None for row in reversed(rows)]
+    backward = axis_limit(carried[len(rows) > 1 :])
     gap = " " if width < 100 else "  "
-    columns = _fitted(_columns(rows, glyphs, width, forward, backward), glyphs, width, len(gap))
+    columns = _fitted(_columns(rows, glyphs, width, (forward, backward), lookups(report)), glyphs, width, len(gap))
     yield _line(columns, gap, None, "bold")
     yield Text(gap.join(glyphs.rule * column.width for column in columns), "dim", no_wrap=True)
     for run, members in groupby(enumerate(rows), key=lambda item: item[1].run or f"#{item[0]}"):
@@ -114,8 +116,11 @@ def _unjudged(report: Report) -> set[str]:
     return {part.fqn for part in report.trace.unjudged} if report.trace else set()
 
 
-def _columns(rows: Sequence[Row], glyphs: Glyphs, width: int, forward: float, backward: float) -> Iterator[Column]:
-    """Every column there is, in the order shown. ``forward`` and ``backward`` are the limits of the axes."""
+def _columns(
+    rows: Sequence[Row], glyphs: Glyphs, width: int, limits: tuple[float, float], tables: frozenset[str]
+) -> Iterator[Column]:
+    """Every column there is, in the order shown. ``limits`` are those of the axes of activations and gradients."""
+    forward, backward = limits
     bars = 8 if width < 100 else 10 if width < 140 else 16
 
     def signal(rms: Stats | None, shape: Stats | None, limit: float) -> str:
@@ -130,7 +135,7 @@ def _columns(rows: Sequence[Row], glyphs: Glyphs, width: int, forward: float, ba
     yield column("shape", 9, lambda row: glyphs.times.join(map(str, row.layer.weight.shape)))
     yield column("fan-in", 8, lambda row: whole(row.layer.fan_in), "right")
     yield column("init", 10, lambda row: glyphs.clean(row.layer.weight.init))
-    yield column("std/expected", 4, lambda row: _std(row.layer), "right")
+    yield column("std/expected", 4, lambda row: _std(row.layer, tables), "right")
     yield column("act.", 5, lambda row: _activation(row.layer, glyphs, 7 if width < 100 else 14))
     yield column("forward rms", 2, lambda row: signal(row.before, row.after, forward), bars=bars, tint="blue")
     yield column("gradient rms", 3, lambda row: signal(row.gradient, row.gradient, backward), bars=bars, tint="magenta")
@@ -138,8 +143,9 @@ def _columns(rows: Sequence[Row], glyphs: Glyphs, width: int, forward: float, ba
     yield column("verdict", 1, lambda row: row.mark)
 
 
-def _std(layer: Layer) -> str:
-    return f"{number(layer.weight.std, aligned=True)}/{number(expected_std(layer), aligned=True):<6}"
+def _std(layer: Layer, tables: frozenset[str]) -> str:
+    expected = expected_std(layer, tables)
+    return number(layer.weight.std, aligned=True) + (f"/{number(expected, aligned=True):<6}" if expected else " " * 7)
 
 
 def _activation(layer: Layer, glyphs: Glyphs, width: int) -> str:
@@ -160,7 +166,7 @@ def _flat(stats: Stats | None) -> str:
 def _fitted(columns: Iterator[Column], glyphs: Glyphs, width: int, gap: int) -> list[Column]:
     """The columns that go in ``width``, by rank; the first one is shortened to what they leave."""
     layer, *others = columns
-    room = width - min(layer.width, max(width // 5, 12))
+    room = width - min(layer.width, max(width // 4 - 1, 12))
     chosen = []
     for column in sorted(others, key=lambda column: column.rank):
         if column.width + gap <= room and any(map(str.strip, column.cells)):

@@ -89,7 +89,9 @@ def _circumstances(report: Report, glyphs: Glyphs, width: int) -> Iterator[Text]
     loss = trace.loss if trace.loss_value is None else f"{trace.loss} = {number(trace.loss_value)}"
     environment = trace.environment
     where = f"{environment.device} {environment.dtype}, seed {environment.seed}, torch {environment.torch}"
-    cost = f"audit {duration(report.seconds)}, of which the model's own passes {duration(trace.model_seconds)}"
+    cost = f"audit {duration(report.seconds)}"
+    if trace.model_seconds > 0:
+        cost += f", of which the model's own passes {duration(trace.model_seconds)}"
     facts = (f"inputs {trace.inputs}, {trace.inputs_source}", f"loss: {loss}", where, cost)
     for line in packed(facts, glyphs, width):
         yield from paragraph(line, glyphs, width=width, style="dim")

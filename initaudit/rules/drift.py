@@ -31,7 +31,7 @@ class Drift:
     def affected(self) -> tuple[str, ...]:
         """The other layers that drive it; where none deviates from the rule, all layers after the first."""
         steps = self.culprits or self.segment.layers
-        return tuple(dict.fromkeys(s.layer.fqn for s in steps if s.layer and s.layer.fqn != self.first.fqn))
+        return tuple(dict.fromkeys(s.layer.fqn for s in steps if s.layer and s.layer is not self.first.layer))
 
     @property
     def factor(self) -> float:

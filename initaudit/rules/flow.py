@@ -13,7 +13,7 @@ from functools import cached_property
 
 from initaudit.records import Activation, Layer, LayerCall, Op, Role, Stats, Trace
 
-_COUNTED = frozenset({Role.LAYER, Role.ACTIVATION, Role.SCALE, Role.GATE, Role.JOIN, Role.OTHER})
+_COUNTED = frozenset({Role.LAYER, Role.ACTIVATION, Role.SCALE, Role.GATE, Role.JOIN})
 _RECURRENT = ("lstm", "gru", "rnn")
 
 

@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING
 
 from initaudit.records import Op, Parameter, Role, Severity, Trace
 from initaudit.rules.base import Limit, Observation, Rule
-from initaudit.rules.paths import downstream, listing, owner, owners, upstream
+from initaudit.rules.paths import downstream, is_zero, listing, owner, owners, upstream
 
 if TYPE_CHECKING:
     from initaudit.rules.flow import Flow
@@ -80,14 +80,16 @@ def check(flow: Flow) -> Iterator[Observation]:
         names = owners(trace, zero)
         yield Observation(
             fqn=names[0],
-            message=(
-                f"the gradient is zero throughout in {listing(names)}; behind a layer initialized with zeros that is "
-                "right at the first step"
-            ),
+            message=f"the gradient is zero throughout in {listing(names)}" + _behind_zeros(trace),
             observed=float(len(zero)),
             severity=Severity.NOTE,
             affected=names[1:],
         )
+
+
+def _behind_zeros(trace: Trace) -> str:
+    zeros = owners(trace, (layer.weight for layer in trace.layers if is_zero(layer.weight)))
+    return f", which is right at the first step behind the zeros of {listing(zeros)}" if zeros else ""
 
 
 def _split(trace: Trace, silent: list[Parameter]) -> tuple[list[tuple[Op, Parameter]], list[Parameter]]:

@@ -52,7 +52,7 @@ from typing import TYPE_CHECKING
 
 from initaudit.records import Op, Role, Severity, Stats, Trace
 from initaudit.rules.base import Limit, Observation, Rule
-from initaudit.rules.paths import downstream, listing
+from initaudit.rules.paths import downstream, listing, upstream
 
 if TYPE_CHECKING:
     from initaudit.rules.flow import Flow
@@ -84,10 +84,10 @@ def _forward(trace: Trace) -> Iterator[Observation]:
         if not harmed or not spoiled_weights.isdisjoint(own):
             continue  # a mask that did its work, or the work of non-finite-parameters
         adds_constant = any(not trace.ops[i].moving for i in source.inputs) and source.role in (Role.SCALE, Role.JOIN)
-        yield _observation(source, spoiled, harmed, adds_constant)
+        yield _observation(trace, source, spoiled, harmed, adds_constant)
 
 
-def _observation(source: Op, spoiled: list[Op], harmed: list[Op], adds_constant: bool) -> Observation:
+def _observation(trace: Trace, source: Op, spoiled: list[Op], harmed: list[Op], adds_constant: bool) -> Observation:
     start, why, severity = source, "", None
     if source.name in MASKING or adds_constant:
         softmax = next((op for op in spoiled if op.role is Role.ATTENTION), None)
@@ -99,14 +99,20 @@ def _observation(source: Op, spoiled: list[Op], harmed: list[Op], adds_constant:
         why = ", and it is an input of the model or made from constants"
     layers = _layers(spoiled, start)
     fraction = _fraction(start.stats)
-    reach = f"; {len(layers)} later layers are spoiled by it ({listing(layers)})" if layers else ""
+    reach = f"; it spoils {listing(layers)}" if layers else ""
     return Observation(
-        fqn=start.layer or start.scope or next((op.layer or op.scope for op in harmed), ""),
+        fqn=start.layer or start.scope or _last_layer_before(trace, start),
         message=f"{fraction:.2%} of the values that `{start.name}` gives are NaN or infinite{why}{reach}",
         observed=fraction,
         severity=severity,
         affected=layers,
     )
+
+
+def _last_layer_before(trace: Trace, op: Op) -> str:
+    """The layer that ``op`` reads, for an operation that the model itself calls and no module has."""
+    leading = upstream(trace.ops, [op.id])
+    return next((o.layer for o in reversed(trace.ops) if o.id in leading and o.layer), "")
 
 
 def _backward(trace: Trace) -> Iterator[Observation]:
@@ -118,11 +124,11 @@ def _backward(trace: Trace) -> Iterator[Observation]:
     layers = _layers(broken[:-1], first)
     fraction = _fraction(first.gradient)
     yield Observation(
-        fqn=through.layer or through.scope or first.layer or first.scope,
+        fqn=through.layer or through.scope or _last_layer_before(trace, through),
         message=(
             f"the forward pass is finite, but {fraction:.2%} of the gradient that comes back through "
             f"`{through.name}` is NaN or infinite: its derivative is, such as that of sqrt at 0"
-            + (f"; it reaches {len(layers)} layers ({listing(layers)})" if layers else "")
+            + (f"; it reaches {listing(layers)}" if layers else "")
         ),
         observed=fraction,
         affected=layers,

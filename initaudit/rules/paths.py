@@ -63,6 +63,11 @@ def multiplies(trace: Trace, layer: Layer) -> bool:
     return Role.LAYER in roles and Role.EMBEDDING not in roles and len(layer.weight.shape) >= 2
 
 
+def is_zero(parameter: Parameter) -> bool:
+    """Whether the parameter is zero throughout."""
+    return parameter.constant and parameter.min == 0.0
+
+
 def listing(names: Iterable[str], limit: int = 4) -> str:
     """``"a, b, c, d and 3 more"``."""
     every = list(names)

@@ -44,12 +44,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from initaudit.records import Layer, Op, Parameter, Role, Severity, Trace
+from initaudit.records import Layer, Op, Role, Severity, Trace
 from initaudit.rules.base import Limit, Observation, Rule
-from initaudit.rules.paths import downstream, is_depthwise, listing, multiplies, upstream
+from initaudit.rules.paths import downstream, is_depthwise, is_zero, listing, multiplies, upstream
 
 if TYPE_CHECKING:
     from initaudit.rules.flow import Flow
+
+
+_ALL_EQUAL = (
+    Severity.ERROR,
+    "all its units are equal, so are the weights behind them, and training keeps them so",
+)
+_EQUAL_OUTPUTS = (
+    Severity.NOTE,
+    "all outputs are equal at the start; their own targets tell them apart at the first step",
+)
 
 
 def check(flow: Flow) -> Iterator[Observation]:
@@ -65,6 +75,8 @@ def check(flow: Flow) -> Iterator[Observation]:
         verdict = _zeros(trace, layer) if is_zero(weight) else _equal_rows(trace, layer)
         if verdict:
             seen.setdefault(verdict, []).append(layer)
+    if _ALL_EQUAL in seen and _EQUAL_OUTPUTS in seen:  # one cause: whoever filled the hidden layers filled the last
+        seen[_ALL_EQUAL] += seen.pop(_EQUAL_OUTPUTS)
     for (severity, text), layers in seen.items():
         first, *rest = dict.fromkeys(layer.fqn for layer in layers)
         weight = layers[0].weight
@@ -78,20 +90,15 @@ def check(flow: Flow) -> Iterator[Observation]:
         )
 
 
-def is_zero(parameter: Parameter) -> bool:
-    """Whether the parameter is zero throughout."""
-    return parameter.constant and parameter.min == 0.0
-
-
 def _equal_rows(trace: Trace, layer: Layer) -> tuple[Severity, str] | None:
     if not layer.weight.requires_grad:
         return None  # a fixed filter
     outgoing = _next_layers(trace, layer)
     if not outgoing:
-        return Severity.NOTE, "all outputs are equal at the start; their own targets tell them apart at the first step"
+        return _EQUAL_OUTPUTS
     constant_bias = layer.bias is None or layer.bias.constant
     if constant_bias and all(follower.weight.constant for follower in outgoing):
-        return Severity.ERROR, "all its units are equal, so are the weights behind them, and training keeps them so"
+        return _ALL_EQUAL
     return Severity.WARNING, "all its units read the same, so that one number passes it at the start"
 
 

@@ -10,21 +10,9 @@ A part that is passed over in silence looks like a part that passed.
 ## Example that fires
 
 ```python
-import torch
 from torch import nn
 
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.factor = nn.Parameter(torch.randn(16, 16, dtype=torch.complex64))
-
-    def forward(self, x):
-        return (x.to(torch.complex64) @ self.factor).abs()
-
-
-model = Net()
-inputs = torch.randn(8, 16)
+model = nn.Linear(16, 4).requires_grad_(False)  # frozen: its gradients cannot be judged
 ```
 
 ## Remedy
@@ -42,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from initaudit.records import Severity
+from initaudit.records import Severity, Unjudged
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.paths import listing
 
@@ -59,10 +47,14 @@ def check(flow: Flow) -> Iterator[Observation]:
         count = f"{len(names)} parts were" if len(names) > 1 else "1 part was"
         yield Observation(
             fqn=first,
-            message=f"{count} not judged: {listing(f'{part.fqn} ({part.reason})' for part in parts)}",
+            message=f"{count} not judged: {listing(_with_reason(part) for part in parts)}",
             observed=float(len(names)),
             affected=tuple(rest),
         )
+
+
+def _with_reason(part: Unjudged) -> str:
+    return f"{part.fqn} ({part.reason})" if part.fqn else part.reason
 
 
 RULE = Rule(

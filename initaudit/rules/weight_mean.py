@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING
 
 from initaudit.records import Layer, Severity
 from initaudit.rules.base import Limit, Observation, Rule
+from initaudit.rules.never_written import looks_unwritten
 from initaudit.rules.paths import is_depthwise, listing, multiplies
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ def _share(layer: Layer) -> float:
     weight = layer.weight
     if is_depthwise(layer) or not weight.requires_grad or layer.fan_in < SMALLEST_FAN_IN:
         return 0.0
-    if weight.constant or weight.identical_rows or not weight.std > 0:
-        return 0.0  # symmetric-units has it
+    if weight.constant or weight.identical_rows or looks_unwritten(weight) or not weight.std > 0:
+        return 0.0  # symmetric-units and never-written have these
     if abs(weight.mean) < STANDARD_ERRORS * weight.std / math.sqrt(math.prod(weight.shape)):
         return 0.0
     source = layer.calls[0].input

@@ -22,8 +22,8 @@ _DECODING_HEADS = ("AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq")
 _HEADS = (
     "AutoModelForMaskedLM",
     "AutoModelForCausalLM",
-    "AutoModelForImageClassification",
     "AutoModelForZeroShotImageClassification",
+    "AutoModelForImageClassification",
     "AutoModelForCTC",
     "AutoModelForAudioClassification",
     "AutoModelForObjectDetection",
@@ -150,8 +150,8 @@ def _check_memory(build: Callable[[], nn.Module], spec: str) -> None:
     if needed > available:
         raise AuditError(
             "load",
-            f"{spec} has {count / 1e9:.1f}e9 parameters: weights and gradients take {needed / 1e9:.0f} GB, "
-            f"{available / 1e9:.0f} GB are free\n  Give a smaller config: hf:path/to/config.json",
+            f"{spec} has {count:,} parameters: weights and gradients take {needed / 2**30:.2f} GiB, "
+            f"{available / 2**30:.2f} GiB are free\n  Give a smaller config: hf:path/to/config.json",
         )
 
 

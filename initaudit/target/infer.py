@@ -26,7 +26,7 @@ _MASK_NAMES = {
 _LABEL_NAMES = {"label", "labels", "target", "targets", "class_labels"}
 _LENGTH_NAMES = {"length", "lengths", "seq_len", "seq_lens"}
 _STATE_NAMES = {"h", "h0", "hx", "hidden", "hidden_state", "state"}
-_CONSTANTS: dict[Any, Any] = {float: 1.0, int: 1, bool: False, "float": 1.0, "int": 1, "bool": False}
+_CONSTANTS = {"float": 1.0, "int": 1, "bool": False}  # by annotation
 
 Call = tuple[tuple[Any, ...], dict[str, Any], str]  # args, kwargs, where they came from
 
@@ -116,15 +116,16 @@ def _as_wrapped(model: nn.Module, inner: nn.Module, asked: list[inspect.Paramete
 def _by_name(parameter: inspect.Parameter, model: nn.Module, found: list[Entry]) -> list[Any]:
     """Values that a parameter's name or annotation calls for; empty when it is plain data."""
     name = parameter.name
-    if parameter.annotation in _CONSTANTS:
-        return [_CONSTANTS[parameter.annotation]]
-    steps = next((t.shape[1] for e in found if e.family == "tokens" for t in e.templates if len(t.shape) > 1), 16)
+    annotation = getattr(parameter.annotation, "__name__", parameter.annotation)
+    if isinstance(annotation, str) and annotation in _CONSTANTS:
+        return [_CONSTANTS[annotation]]
+    steps = next((size for e in found if e.family == "tokens" for size in e.templates[0].shape if size != BATCH), 16)
     if name in _TIME_NAMES:
         return [tokens(1000), Template((BATCH,), fill=Fill.UNIFORM), Template((BATCH, 1), fill=Fill.UNIFORM)]
     if name in _MASK_NAMES:
-        # torch's own layers mask where True, transformers attends where 1.
-        fill = Fill.ONES if name == "attention_mask" else Fill.KEEP
-        return [Template((BATCH, steps), fill=fill), None]
+        # None is read alike everywhere; torch's padding masks hide where True, hand-written ones where 0.
+        choices = [None, Template((BATCH, steps), fill=Fill.KEEP if "padding" in name else Fill.ONES)]
+        return choices[::-1] if name == "attention_mask" else choices
     if name in _LENGTH_NAMES:
         return [tokens(steps + 1, low=steps)]
     if name in _LABEL_NAMES:
@@ -172,7 +173,7 @@ def _first_of_each_family(found: list[Entry], preferred: str | None) -> list[Ent
 
 
 def _one_shape(firsts: list[Entry], found: list[Entry]) -> Iterator[tuple[Entry, Template]]:
-    """Each family's likeliest shapes, then those of later layers (a head may be defined before the body), then the rest."""
+    """Each family's likeliest shapes, then those of later layers, for a head may be defined first, then the rest."""
     later = [entry for entry in found if all(entry is not first for first in firsts)]
     ordered = [(entry, entry.templates[:4]) for entry in firsts]
     ordered += [(entry, entry.templates[:1]) for entry in later]

@@ -141,7 +141,7 @@ def _called(value: Any, source: str, seed: int) -> Any:
         return value
     try:
         with rng_preserved():
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach every device
             return value()
     except KeyboardInterrupt:
         raise

@@ -100,9 +100,8 @@ def explain_nothing(spec: str) -> str:
     lines += [f"  {name} {reason}" for name, reason in found.passed_over.items()]
     needy = next((name for name, reason in found.passed_over.items() if reason.startswith("needs arguments")), None)
     if needy:
-        lines.append(
-            f"  Write a factory without arguments, e.g.\n{_factory_example(needy, required_arguments(vars(module)[needy]))}"
-        )
+        example = _factory_example(needy, required_arguments(vars(module)[needy]))
+        lines.append(f"  Write a factory without arguments, e.g.\n{example}")
     if found.callables:
         lines.append(f"  If a function there builds a model, name it: {spec}::{found.callables[0]}")
     return "\n".join(lines)
@@ -225,10 +224,12 @@ def _no_such_path(location: str, spec: str) -> str:
     parent = Path(location).parent
     if os.path.isdir(location):
         return f"{spec}: {location} is a folder; name the file that holds {spec.rpartition('::')[2]}"
-    entries = sorted(e.name for e in parent.iterdir() if e.suffix == ".py" or e.is_dir()) if parent.is_dir() else []
-    close = difflib.get_close_matches(Path(location).name, entries, n=1)
+    entries = (
+        {e.stem: e for e in sorted(parent.iterdir()) if e.suffix == ".py" or e.is_dir()} if parent.is_dir() else {}
+    )
+    close = difflib.get_close_matches(Path(location).stem, entries, n=1)
     if close:
-        return f"no such file or folder: {location}; did you mean {parent / close[0]}?"
+        return f"no such file or folder: {location}; did you mean {entries[close[0]]}?"
     if not location.endswith(".py") and os.sep not in location:
         return (
             f"no such file or folder: {location}\n"

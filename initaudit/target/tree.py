@@ -43,8 +43,8 @@ def _map_mapping(value: Mapping[Any, Any], function: Callable[[Tensor], Tensor])
     mapped = {key: map_tensors(item, function) for key, item in value.items()}
     if type(value) is dict:
         return mapped
-    clone: Any = copy.copy(value)  # OrderedDict, transformers' BatchEncoding and others keep their type and extras
-    try:
+    try:  # OrderedDict, transformers' BatchEncoding and others keep their type and extras
+        clone: Any = copy.copy(value)
         for key, item in mapped.items():
             clone[key] = item
     except TypeError:  # a read-only mapping

@@ -184,7 +184,9 @@ def _affine(x: Tensor, y: Tensor, tolerance: float) -> Match | None:
     slope = float((y[-1] - y[0]) / (x[-1] - x[0]))
     offset = float(y[0] - slope * x[0])
     size = max(abs(slope), abs(offset))
-    if size == 0 or not bool(((y - (slope * x + offset)).abs() <= tolerance * size * (1 + x.abs())).all()):
+    if size == 0 and not bool(y.any()):
+        return Match("zero")
+    if not bool(((y - (slope * x + offset)).abs() <= tolerance * size * (1 + x.abs())).all()):
         return None
     plain = abs(slope - 1) < tolerance and abs(offset) < tolerance
     return Match("linear", torch_name="linear" if plain else None)

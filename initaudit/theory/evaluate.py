@@ -25,7 +25,7 @@ class Evaluator:
         import torch
 
         self.resolved = resolved
-        self._use(torch.float64)
+        self._use(torch.float32 if torch.device(resolved.device).type == "mps" else torch.float64)
         probe = np.random.default_rng(2).standard_normal(64)
         try:
             y = self(probe)[0]
@@ -148,7 +148,7 @@ def quiet_torch(device: str) -> Iterator[None]:
         torch.random.fork_rng(devices=devices),
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.autocast(kind, enabled=False),
+        torch.autocast(kind, enabled=False) if kind in ("cpu", "cuda") else contextlib.nullcontext(),
     ):
         yield
 

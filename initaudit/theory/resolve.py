@@ -123,10 +123,9 @@ def _from_module(module: torch.nn.Module) -> ResolvedActivation:
         mean = (low + high) / 2
         return ResolvedActivation(name, nn.LeakyReLU(mean), slopes=(low, high))
     with torch.inference_mode(False):  # or the copy could not be differentiated through
-        own = copy.deepcopy(module)
+        own = copy.deepcopy(module).cpu()  # where there is float64
     for part in own.modules():
         part._forward_hooks.clear()  # a hook may write into what its owner still holds
         part._forward_pre_hooks.clear()
-    devices = {parameter.device for parameter in own.parameters()}
     channels = own.num_parameters if isinstance(own, nn.PReLU) else 1
-    return ResolvedActivation(name, own, channels=channels, device=str(devices.pop()) if devices else "cpu")
+    return ResolvedActivation(name, own, channels=channels)

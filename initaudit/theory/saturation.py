@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -79,19 +79,16 @@ def _threshold(
 
 
 def _assemble(y: Array, left: tuple[float, float] | None, right: tuple[float, float] | None) -> FlatEnds:
-    spread = float(np.ptp(y))
-    if left is not None and right is not None:
-        if math.isclose(y[0], y[-1], abs_tol=1e-3 * spread):
-            return FlatEnds()
-        low, high = (left, right) if y[0] < y[-1] else (right, left)
-        return FlatEnds(low[0], high[0], low[1], high[1])
-    end = left or right
-    limit = float(y[0] if left else y[-1])
-    if end is None or abs(limit) < 1e-6 * spread:
-        return FlatEnds()
-    # An output tells where the unit sits only if the flat end is the lowest or the highest of all outputs.
-    if limit <= float(y.min()) + 1e-9 * spread:
-        return FlatEnds(x_lower=end[0], y_lower=end[1])
-    if limit >= float(y.max()) - 1e-9 * spread:
-        return FlatEnds(x_upper=end[0], y_upper=end[1])
-    return FlatEnds()
+    lowest, highest, spread = float(y.min()), float(y.max()), float(np.ptp(y))
+    bump = left is not None and right is not None and math.isclose(y[0], y[-1], abs_tol=1e-3 * spread)
+    ends = FlatEnds()
+    for end, other, limit in ((left, right, float(y[0])), (right, left, float(y[-1]))):
+        dead_side = other is None and abs(limit) < 1e-6 * spread
+        if end is None or bump or dead_side:
+            continue
+        # An output tells where the unit sits only if the flat end is the lowest or the highest of all outputs.
+        if limit <= lowest + 1e-9 * spread:
+            ends = replace(ends, x_lower=end[0], y_lower=end[1])
+        elif limit >= highest - 1e-9 * spread:
+            ends = replace(ends, x_upper=end[0], y_upper=end[1])
+    return ends

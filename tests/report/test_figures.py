@@ -3,7 +3,19 @@ from types import ModuleType
 
 import pytest
 
-from initaudit.report.figures import counted, cure, duration, expected_std, figure, listed, number, percent, whole
+from initaudit.records import Op, Role
+from initaudit.report.figures import (
+    counted,
+    cure,
+    duration,
+    expected_std,
+    figure,
+    listed,
+    lookups,
+    number,
+    percent,
+    whole,
+)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +109,18 @@ def test_figure_gives_fractions_as_percentages(make: ModuleType) -> None:
 def test_expected_std_is_he_for_relu_and_lecun_without_an_activation(make: ModuleType) -> None:
     assert expected_std(make.layer("a")) == pytest.approx(math.sqrt(2 / 256))
     assert expected_std(make.layer("a", activation=None)) == pytest.approx(1 / 16)
-    assert math.isnan(expected_std(make.layer("a", fan_in=0.0)))
+    assert expected_std(make.layer("a", fan_in=0.0)) is None
+
+
+def test_a_table_of_embeddings_has_no_expected_std(make: ModuleType) -> None:
+    ops = (
+        Op(1, "embedding", Role.EMBEDDING, "tokens", layer="tokens"),
+        Op(2, "linear", Role.LAYER, "head", layer="head"),
+    )
+    tokens, head = make.layer("tokens"), make.layer("head")
+    tables = lookups(make.report(tokens, head, ops=ops))
+    assert expected_std(tokens, tables) is None
+    assert expected_std(head, tables) is not None
 
 
 def test_cure_names_scheme_gain_and_both_stds(make: ModuleType) -> None:

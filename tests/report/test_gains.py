@@ -33,8 +33,8 @@ kappa          0.6273   over n units the mean square varies by sqrt(kappa/n)
  backward gain  1.46741          0.7249  0.5219  1.126  stable
  torch's gain   1.66667           1.178  0.4309   1.21  stable
 
-A deviation is multiplied by 0.461 per layer: depth pulls the signal back to q =
-1. Gradients grow: times 1.09 per layer, tenfold every 28 layers.
+A deviation is multiplied by 0.461 per layer: depth pulls the signal to its
+fixed point. Gradients grow: times 1.09 per layer, tenfold every 28 layers.
 
 in the layers it feeds  nn.init.normal_(w, std=1.59254 / math.sqrt(fan_in))
 """
@@ -54,8 +54,8 @@ kappa          6.216   over n units the mean square varies by sqrt(kappa/n)
  backward gain  1.48111           1.773  1.099  1.064  unstable
 
 A deviation is multiplied by 1.14 per layer: even with the right gain a deep net
-drifts away from q = 1, so use norm layers or residual branches. Gradients grow:
-times 1.04 per layer, tenfold every 66 layers.
+drifts away from its fixed point, so use norm layers or residual branches.
+Gradients grow: times 1.04 per layer, tenfold every 66 layers.
 
 in the layers it feeds  nn.init.normal_(w, std=1.53353 / math.sqrt(fan_in))
 """

@@ -3,7 +3,7 @@ from types import ModuleType
 import pytest
 from rich.cells import cell_len
 
-from initaudit.records import Report, Severity, Unjudged
+from initaudit.records import Op, Report, Role, Severity, Unjudged
 from initaudit.report.glyphs import UNICODE
 from initaudit.report.layers import layer_lines
 
@@ -23,6 +23,19 @@ def test_no_line_is_wider_than_the_console(make: ModuleType, width: int) -> None
     exploded = make.stats(1.0, rms=1.23e35, saturated_units=0.5)
     report = make.report(*(make.layer(name, after=exploded, forward=1.2e-9) for name in names))
     assert all(cell_len(line) <= width for line in lines(report, width))
+
+
+def test_the_layer_next_to_the_loss_does_not_set_the_axis_of_gradients(make: ModuleType) -> None:
+    report = make.report(*(make.layer(f"h.{i}", gradient=0.01) for i in range(3)), make.layer("head", gradient=1.0))
+    assert "gradients within 0.03" in lines(report)[-2]
+    assert "▂▄▇██▇▄▂" in row(report, "h.0", width=80)
+
+
+def test_an_embedding_shows_no_expected_std(make: ModuleType) -> None:
+    ops = (Op(1, "embedding", Role.EMBEDDING, "tokens", layer="tokens"),)
+    report = make.report(make.layer("tokens"), make.layer("head"), ops=ops)
+    assert "0.0361/" not in row(report, "tokens")
+    assert "0.0361/0.0884" in row(report, "head")
 
 
 def test_a_long_name_loses_its_middle(make: ModuleType) -> None:

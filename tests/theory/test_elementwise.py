@@ -204,6 +204,7 @@ WRITTEN_OUT: list[tuple[Callable[[Tensor], Tensor], str, str | None]] = [
     (lambda x: torch.exp(-x * x), "custom", None),
     (lambda x: x, "linear", "linear"),
     (lambda x: 3 * x + 1, "linear", None),
+    (lambda x: 0 * x, "zero", None),
     (lambda x: F.gelu(x.float()), "gelu", None),
     (lambda x: F.gelu(x.float()).to(x.dtype), "gelu", None),
     (lambda x: F.relu(x.bfloat16()).to(x.dtype), "relu", "relu"),
@@ -295,6 +296,13 @@ def test_saturation_is_free_of_scale(scale: float) -> None:
 def test_slow_growth_and_bumps_are_not_saturation() -> None:
     assert saturation_bounds(lambda x: torch.asinh(x)) == (None, None)
     assert saturation_bounds(lambda x: torch.exp(-x * x)) == (None, None)
+
+
+def test_a_flat_end_inside_the_range_of_outputs_tells_nothing() -> None:
+    """A clipped GELU: outputs just below 0 come from its dip as well as from its flat end."""
+    lower, upper = saturation_bounds(lambda x: F.gelu(x).clamp(-10, 10))
+    assert lower is None
+    assert upper == pytest.approx(10, abs=1e-2)
 
 
 def test_a_falling_function_keeps_lower_below_upper() -> None:

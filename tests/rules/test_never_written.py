@@ -1,0 +1,50 @@
+from dataclasses import replace
+
+import pytest
+
+from initaudit.rules import nonfinite_parameters
+from initaudit.rules.base import Observation
+from initaudit.rules.flow import Flow
+from initaudit.rules.never_written import RULE
+from tests.rules.factories import chain, constant, parameter, parameters_only
+
+
+def found(flow: Flow) -> list[Observation]:
+    return list(RULE.check(flow))
+
+
+@pytest.mark.parametrize(("low", "high"), [(-3e38, 1.0), (0.0, 2e10), (0.0, 1e-38), (-1e-41, 1e-42)])
+def test_values_of_old_memory(low: float, high: float) -> None:
+    odd = replace(parameter("scale.weight"), min=low, max=high)
+    (one,) = found(parameters_only(parameter("a.weight"), odd))
+    assert one.fqn == "scale"
+    assert f"from {low:.3g} to {high:.3g}" in one.message
+
+
+def test_values_that_differ_between_two_builds() -> None:
+    flow = chain(parameter("0.weight"), parameter("2.weight", unwritten=True))
+    (one,) = found(flow)
+    assert (one.fqn, one.layer) == ("2", flow.trace.layers[1])
+    assert "differ between two models that were built from one seed" in one.message
+
+
+def test_all_of_them_are_one_finding() -> None:
+    flow = parameters_only(*(parameter(f"{n}.weight", unwritten=True) for n in "abc"))
+    (one,) = found(flow)
+    assert (one.fqn, one.affected) == ("a", ("b", "c"))
+    assert one.message.endswith("(also b.weight, c.weight)")
+
+
+def test_ordinary_values_and_constants_are_silent() -> None:
+    written = [parameter("a.weight"), constant("b.weight"), constant("mask", (4,), -1e30), parameter("c", std=1e-6)]
+    assert found(parameters_only(*written)) == []
+
+
+def test_a_bare_parameter_is_named_by_its_own_path() -> None:
+    assert [o.fqn for o in found(parameters_only(parameter("block.pos_embed", unwritten=True)))] == ["block.pos_embed"]
+
+
+def test_it_is_not_reported_as_nonfinite_as_well() -> None:
+    flow = parameters_only(parameter("a.weight", max=1e38, nonfinite=3))
+    assert len(found(flow)) == 1
+    assert list(nonfinite_parameters.RULE.check(flow)) == []
