@@ -1,1 +1,1 @@
-
+"""The cure: which initializer a layer should have, and applying it to the model."""

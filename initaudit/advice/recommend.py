@@ -39,7 +39,7 @@ def advise(layer: Layer, *, gain: float | None = None) -> Advice:
     used for ReLU and its kin, LeCun's (gain 1) for SELU and where no activation follows, Glorot's for activations
     that saturate between layers of like width, and a plain std wherever ``torch.nn.init`` would read another fan
     off the shape than the layer has, or has no name for the gain. The law (normal, uniform, orthogonal) stays that
-    of the weight as it was found.
+    of the weight as it was found, but for torch's uniform default, which nobody chose: normal takes its place.
     """
     if _is_embedding(layer):
         return _embedding(layer, 1.0 if gain is None else gain)
@@ -61,7 +61,7 @@ def advise(layer: Layer, *, gain: float | None = None) -> Advice:
 
 def _call(layer: Layer, activation: Activation | None, gain: float) -> _Call:
     std = gain / math.sqrt(layer.fan_in)
-    law = "uniform" if "uniform" in layer.weight.init else "normal"
+    law = _chosen_law(layer)
     if layer.weight.init.startswith("orthogonal") and layer.repeats == 1 and len(layer.weight.shape) >= 2:
         # orthogonal_ gives Var[W] = gain^2 / max(rows, columns), which is fan_in only where a layer does not widen.
         rows, columns = layer.weight.shape[0], math.prod(layer.weight.shape[1:])
@@ -74,6 +74,18 @@ def _call(layer: Layer, activation: Activation | None, gain: float) -> _Call:
             glorot = gain * math.sqrt(2 / (layer.fan_in + layer.fan_out))
             return _Call(f"xavier_{law}_", f"gain={gain:.4g}", glorot)
     return _plain(law, std)
+
+
+def _chosen_law(layer: Layer) -> str:
+    init = layer.weight.init
+    default = init.startswith("kaiming_uniform(a=sqrt(5)") or init == "torch recurrent default"
+    return "uniform" if "uniform" in init and not default else "normal"
+
+
+def _law(layer: Layer) -> str:
+    """The law the author chose; torch's default is nobody's choice."""
+    chosen = layer.weight.init
+    return "uniform" if "uniform" in chosen and not chosen.startswith("kaiming_uniform(a=sqrt(5))") else "normal"
 
 
 def _plain(law: str, std: float) -> _Call:
@@ -125,7 +137,7 @@ def _embedding(layer: Layer, gain: float) -> Advice:
     else:
         std = gain
         rule = "a row is copied, not summed, so Var[z] = Var[w]: the fan of the shape plays no part"
-    call = _plain("uniform" if "uniform" in layer.weight.init else "normal", std)
+    call = _plain(_chosen_law(layer), std)
     why = f"In an embedding {rule}; the std found is {_figure(layer.weight.std)}, {_figure(std)} is right."
     return Advice(call.scheme, gain, std, f"nn.init.{call.scheme}({layer.weight_access}, {call.arguments})", why)
 

@@ -141,6 +141,8 @@ class ActivationFinder:
                 args, kwargs = fill(args), fill(kwargs)
                 if nodes[i].name == "prelu":
                     values[i] = torch.where(args[0] >= 0, args[0], args[0] * args[1])
+                elif nodes[i].name == "rrelu":  # its mean slope: the random one has no gain of its own
+                    values[i] = torch.nn.functional.rrelu(*args[:3], training=False)
                 else:
                     values[i] = call(*args, **{k: v for k, v in kwargs.items() if k != "out"})
             return values[end]

@@ -58,6 +58,7 @@ class Node:
     unit_dim: int = -1
     parameters: tuple[str, ...] = ()
     computed: bool = False  # made from parameters by arithmetic, not just a view of one
+    weight_like: bool = False  # made from parameters, and by no layer: learned queries that passed one are signal
     measurement: Measurement | None = None
     gradient: Measurement | None = None
     input_measurement: Measurement | None = None
@@ -134,7 +135,7 @@ class Tape(TorchFunctionMode):
         """Fill in weights, bias and data when the call multiplies data with something made of parameters alone."""
         if call.name in ops.PRODUCTS:
             nodes = [self.nodes[self.node_of(t)] for t in tensors_in((args, kwargs))]
-            constant = [not n.live and bool(n.parameters) for n in nodes]
+            constant = [n.weight_like for n in nodes]
             if len(nodes) != 2 or constant[0] == constant[1]:
                 return
             found = operands.product(call.name, args, constant.index(True))
@@ -144,7 +145,7 @@ class Tape(TorchFunctionMode):
             return
         for use in found.weights:
             node = self.nodes[self.node_of(use.tensor)]
-            if node.live or not node.parameters:
+            if not node.weight_like:
                 return
             derived = None
             if node.computed:
@@ -203,6 +204,7 @@ class Tape(TorchFunctionMode):
         )
         if is_layer or not live:
             node.parameters = tuple(dict.fromkeys(q for p in parents if not p.live for q in p.parameters))[:_MAX_PARAMETERS]
+            node.weight_like = not live and not is_layer and all(p.weight_like or not p.parameters for p in parents) and bool(node.parameters)
             node.computed = call.name not in ops.VIEWS or any(p.computed for p in parents)
         node.unit_dim = self._unit_dim(call.name, node, moving)
         node.weights, node.bias, node.data, node.input_measurement = call.weights, call.bias, call.data, call.input_measurement
@@ -256,7 +258,7 @@ class Tape(TorchFunctionMode):
             return known
         if (name := self._parameters.get(id(tensor))) is not None:
             node = self._add("parameter", Role.PARAMETER, (), tensor, live=False, moving=False)
-            node.parameters = (name,)
+            node.parameters, node.weight_like = (name,), True
         elif id(tensor) in self._buffers or tensor.grad_fn is None:
             node = self._add("constant", Role.INPUT, (), tensor, live=False, moving=False)
         else:  # made out of sight, by a custom autograd.Function or scripted code, from what its module was given

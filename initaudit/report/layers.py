@@ -74,9 +74,7 @@ def layer_lines(report: Report, glyphs: Glyphs, *, width: int, verbose: int = 0)
                 yield _line(columns, gap, index, row.style)
             elif position == EDGE:
                 yield Text(f"{glyphs.ellipsis} {left_out} more layers {run}", "dim", no_wrap=True)
-    legend = [
-        f"bars: activations within {number(forward)} of 0, gradients within {number(backward)}, the same in every row"
-    ]
+    legend = [f"bars: activations within {number(forward)} of 0, gradients within {number(backward)}, in every row"]
     headers = {column.header for column in columns}
     legend += ["expected std: gain / sqrt(fan-in)"] * ("std/expected" in headers)
     legend += ["flat: units that are dead or saturated"] * ("flat" in headers)

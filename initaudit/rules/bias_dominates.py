@@ -17,7 +17,7 @@ from torch import nn
 model = nn.Sequential(nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 128), nn.Tanh(), nn.Linear(128, 4))
 for layer in model[::2]:
     nn.init.xavier_normal_(layer.weight, gain=1.6)
-    nn.init.normal_(layer.bias, std=3.0)
+    nn.init.normal_(layer.bias, std=6.0)
 ```
 
 ## Remedy
@@ -25,7 +25,7 @@ for layer in model[::2]:
 
 ## Limit and where it comes from
 4: two unrelated samples leave the layer with a cosine of 0.8. Judged only where the input is healthy (rms of at
-least 0.1): where it has vanished any bias is larger, and the vanishing is the fault. A note on output layers (a
+least 0.25): where it has vanished any bias is larger, and the vanishing is the fault. A note on output layers (a
 bias of minus the log odds of the classes is a good start) and on layers followed by a sigmoid or softplus, whose
 bias sets how far a gate is open. Not judged: recurrent layers (a forget bias of 1 is advised), biases that a batch
 norm removes, weights of zeros.
@@ -48,7 +48,7 @@ from initaudit.rules.paths import downstream, listing, multiplies
 if TYPE_CHECKING:
     from initaudit.rules.flow import Flow
 
-HEALTHY_RMS = 0.1
+HEALTHY_RMS = 0.25  # below it even torch's default bias, U(±1/sqrt(fan_in)), may weigh 4 times a narrow layer's signal
 LIMIT = 4.0
 GATES = frozenset({"sigmoid", "softplus", "hardsigmoid", "logsigmoid"})
 

@@ -51,9 +51,17 @@ def judged_segments(flow: Flow) -> Iterator[Segment]:
 
 
 def forward_drift(segment: Segment) -> float:
-    """The segment's drift of the signal, less what the correlation map of a healthy net takes away at that depth."""
+    """The segment's drift of the signal, less what the correlation map of a healthy net takes away at that depth.
+
+    A last layer that is small is no loss: it only starts the outputs near zero, as a head at zero does on purpose (Fixup), and the
+    first step mends it. So a decay is counted up to what the last layer receives.
+    """
     drift = segment.drift
-    return min(0.0, drift - expected_decay(segment.activations)) if drift < 0 else drift
+    if drift >= 0:
+        return drift
+    last = max(i for i, step in enumerate(segment.steps) if step.layer is not None)
+    received = sum(step.drift for step in segment.steps[:last])
+    return min(0.0, received - expected_decay(segment.activations))
 
 
 def judge(segment: Segment, amount: float) -> Drift | None:

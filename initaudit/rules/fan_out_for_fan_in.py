@@ -40,12 +40,13 @@ from collections.abc import Iterator
 from initaudit.records import Severity
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.weight_scale import describe, deviating, is_fan_out, one_observation
+from initaudit.rules.weight_scale import deviating, is_fan_out, one_observation
+from initaudit.rules.wording import describe_weight
 
 
 def check(flow: Flow) -> Iterator[Observation]:
     steps = [s for s in deviating(flow) if is_fan_out(s)]
-    yield from one_observation(steps, lambda s: f"{describe(s)}; it fits fan_out")
+    yield from one_observation(steps, lambda s: f"{describe_weight(s)}; it fits fan_out")
 
 
 RULE = Rule(

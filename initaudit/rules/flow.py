@@ -7,7 +7,7 @@ network with biases can keep its mean square while its samples become one; this 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,7 +43,7 @@ class Step:
     mean_square_drift: float
     layer: Layer | None = None
     call: LayerCall | None = None
-    deviation: float = 0.0  # ln of Var[w] found over the one the rule asks for, given the activation before the layer
+    deviation: float = 0.0  # ln of Var[w] found over what the variance rule allows, 0 inside: see :func:`weight_deviation`
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class Flow:
         if op.role in _COUNTED and op.stats is not None and before is not None and not silent:
             drift = log_ratio(power(op.stats), power(before))
             square = log_ratio(op.stats.rms**2, before.rms**2)
-        deviation = weight_deviation(layer, activation.gain if activation else 1.0) if layer else 0.0
+        deviation = weight_deviation(layer, (activation, call.nonlinearity if call else None)) if layer else 0.0
         return Step(op, drift, square, layer, call, deviation)
 
     def layer_calls(self) -> Iterator[tuple[Layer, LayerCall, Op]]:
@@ -187,9 +187,25 @@ class Flow:
                 yield found[0], found[1], op
 
 
-def weight_deviation(layer: Layer, gain: float) -> float:
-    """``ln(Var[w] · fan_in / gain²)``: 0 where the fan-in rule holds for an input that has passed an activation of this gain."""
+def weight_deviation(layer: Layer, around: Sequence[Activation | None]) -> float:
+    """``ln(Var[w] · fan_in / gain²)`` for the nearest gain that one could ask for, 0 between them.
+
+    ``around`` are the activations before and after the layer. Authors differ in which of the two they scale for (the first layer has none
+    before it), and in the gain: the one that keeps the mean square, the one that keeps the gradient, torch's own table, and for a saturating
+    function also 1, its slope at zero, where signals neither grow nor die in the limit of depth (Schoenholz 2017).
+    """
     mean_square = layer.weight.rms**2
     if not mean_square > 0 or not math.isfinite(mean_square):
         return 0.0
-    return math.log(mean_square) + math.log(layer.fan_in) - 2 * math.log(gain)
+    gains = [gain for activation in around for gain in accepted_gains(activation)]
+    found = math.log(mean_square) + math.log(layer.fan_in)
+    low, high = 2 * math.log(min(gains)), 2 * math.log(max(gains))
+    return found - low if found < low else found - high if found > high else 0.0
+
+
+def accepted_gains(activation: Activation | None) -> tuple[float, ...]:
+    """Every gain that a careful author may choose for ``activation``."""
+    if activation is None:
+        return (1.0,)
+    usual = {"tanh": 5 / 3, "selu": 3 / 4}.get(activation.name, activation.gain)
+    return (activation.gain, activation.backward_gain, usual, *((1.0,) if activation.saturating else ()))

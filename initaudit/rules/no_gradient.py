@@ -46,6 +46,7 @@ Zhang et al. 2019, "Fixup Initialization", arXiv:1901.09321 (zero gradients at t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,9 @@ from initaudit.rules.paths import downstream, is_zero, listing, owner, owners, u
 
 if TYPE_CHECKING:
     from initaudit.rules.flow import Flow
+
+
+_NUMBER = re.compile(r"\.\d+\b")
 
 
 def check(flow: Flow) -> Iterator[Observation]:
@@ -114,11 +118,11 @@ def _differentiated(trace: Trace, op: Op) -> bool:
 
 
 def _cut(trace: Trace, cut: list[tuple[Op, Parameter]]) -> Iterator[Observation]:
-    """One warning for each place where gradients stop, at the layer nearest to it."""
+    """One warning for each place where gradients stop (equal blocks are one), at the layer nearest to it."""
     by_place: dict[tuple[str, str], list[tuple[Op, Parameter]]] = {}
     for op, parameter in cut:
         last = _last_without_gradient(trace, op)
-        by_place.setdefault((last.name, last.scope), []).append((op, parameter))
+        by_place.setdefault((last.name, _NUMBER.sub(".*", last.scope)), []).append((op, parameter))
     for (name, scope), members in by_place.items():
         members.sort(key=lambda member: -member[0].id)
         names = tuple(dict.fromkeys(owner(trace, parameter) for _, parameter in members))

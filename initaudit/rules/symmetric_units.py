@@ -65,6 +65,7 @@ _EQUAL_OUTPUTS = (
 def check(flow: Flow) -> Iterator[Observation]:
     """Yield one observation for each kind of symmetry, at the first layer that has it."""
     trace = flow.trace
+    own_shapes = {p.fqn: p.shape for p in trace.parameters}
     seen: dict[tuple[Severity, str], list[Layer]] = {}
     for layer in trace.layers:
         weight = layer.weight
@@ -72,6 +73,8 @@ def check(flow: Flow) -> Iterator[Observation]:
             continue
         if not (weight.constant or weight.identical_rows):
             continue
+        if own_shapes.get(weight.fqn, weight.shape) != weight.shape:
+            continue  # computed from the parameter, which may be expanded: then equal rows are one row
         verdict = _zeros(trace, layer) if is_zero(weight) else _equal_rows(trace, layer)
         if verdict:
             seen.setdefault(verdict, []).append(layer)
@@ -127,9 +130,19 @@ def _signal_passes(later: list[Op], start: int) -> bool:
 
 
 def _wakes(trace: Trace, start: int, later: list[Op]) -> bool:
-    """Whether another zero parameter on the layer's paths has a gradient already, and will let one through."""
+    """Whether another zero factor on the layer's paths has a gradient already, and will let one through.
+
+    A factor multiplies: a weight, a norm's gain, a gate. Biases and embeddings of position are added and block nothing.
+    """
     on_path = upstream(trace.ops, [start]).union(*({op.id, *op.inputs} for op in later))
-    names = {name for op in trace.ops if op.id in on_path for name in op.parameters}
+    added = {i for op in trace.ops if "add" in op.name for i in op.inputs} | {
+        i for op in trace.ops if op.role is Role.LAYER for i in op.inputs
+    }
+    factors = {layer.weight.fqn for layer in trace.layers}
+    names = {name for op in trace.ops if op.id in on_path and op.role is Role.LAYER for name in op.parameters} & factors
+    for op in trace.ops:
+        if op.id in on_path and op.role is Role.PARAMETER and op.id not in added:
+            names.update(name for name in op.parameters if "bias" not in name.rpartition(".")[2])
     return any(p.fqn in names and is_zero(p) and p.grad_rms for p in trace.parameters)
 
 

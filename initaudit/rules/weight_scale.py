@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from initaudit.rules.base import Observation
 from initaudit.rules.drift import SIGNIFICANT, judged_segments
 from initaudit.rules.flow import Flow, Step
-from initaudit.rules.wording import figure
 
 FACTOR_TWO = 2 * math.log(2)  # in ln Var[w]
 
@@ -47,11 +46,3 @@ def one_observation(steps: list[Step], say: Callable[[Step], str]) -> Iterator[O
         affected=tuple(s.layer.fqn for s in steps[1:] if s.layer),
         layer=first.layer,
     )
-
-
-def describe(step: Step) -> str:
-    """The std found, what it looks like, and how it compares with the rule."""
-    assert step.layer is not None
-    weight = step.layer.weight
-    looks = f" ({weight.init})" if weight.init != "unknown" else ""
-    return f"weight std {figure(weight.std)}{looks} is {figure(math.exp(step.deviation / 2))} times what the variance rule asks for"

@@ -37,12 +37,13 @@ from collections.abc import Iterator
 from initaudit.records import Severity
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.weight_scale import FACTOR_TWO, describe, deviating, is_fan_out, one_observation
+from initaudit.rules.weight_scale import FACTOR_TWO, deviating, is_fan_out, one_observation
+from initaudit.rules.wording import describe_weight
 
 
 def check(flow: Flow) -> Iterator[Observation]:
     steps = [s for s in deviating(flow) if s.deviation < -FACTOR_TWO and not is_fan_out(s)]
-    yield from one_observation(steps, lambda s: f"{describe(s)}; at this depth the signal survives it")
+    yield from one_observation(steps, lambda s: f"{describe_weight(s)}; at this depth the signal survives it")
 
 
 RULE = Rule(

@@ -8,14 +8,6 @@ from initaudit.rules.base import Observation
 from initaudit.rules.drift import Drift
 from initaudit.rules.flow import Step
 
-_HARD = {
-    "sigmoid": 0.236,
-    "hardsigmoid": 0.167,
-    "softplus": 0.56,
-    "logsigmoid": 0.56,
-}  # rms of the signal kept per layer under the variance-preserving gain's own best case: sqrt(chi_1)
-
-
 def figure(value: float) -> str:
     """Three significant digits, the way a person would write them."""
     if value == 0 or not math.isfinite(value):
@@ -36,7 +28,7 @@ def observe_drift(found: Drift, what: str) -> Observation:
     else:
         message = f"{what} by a factor of {figure(found.factor)} {span}"
         message += f", {figure(per_layer)} per layer over {len(steps)} layers" if len(steps) > 1 else ""
-    reason = _blame(found.culprits) if found.culprits else _hard_activation(first)
+    reason = _blame(found.culprits) if found.culprits else _blame_activation(first)
     message += f"; {reason}" if reason else ""
     return Observation(
         fqn=first.layer.fqn,
@@ -50,22 +42,30 @@ def observe_drift(found: Drift, what: str) -> Observation:
 
 
 def _blame(culprits: tuple[Step, ...]) -> str:
-    first = culprits[0]
-    assert first.layer is not None
-    weight = first.layer.weight
-    ratio = math.exp(first.deviation / 2)
-    more = f", as has each of {len(culprits) - 1} more" if len(culprits) > 1 else ""
-    looks = f" and looks like {weight.init}" if weight.init not in ("unknown", "") else ""
-    return f"its weight has std {figure(weight.std)}{looks}, {figure(ratio)} times what the variance rule asks for{more}"
+    more = f", and {len(culprits) - 1} more deviate likewise" if len(culprits) > 1 else ""
+    return f"{describe_weight(culprits[0])}{more}"
 
 
-def _hard_activation(first: Step) -> str | None:
+def describe_weight(step: Step) -> str:
+    """The std found, what it looks like, and what the variance rule asks for."""
+    layer = step.layer
+    assert layer is not None
+    looks = f" ({layer.weight.init})" if layer.weight.init not in ("unknown", "") else ""
+    after = step.call.nonlinearity if step.call else None
+    gain = after.gain if after else 1.0
+    expected = gain / math.sqrt(layer.fan_in)
+    before = f"before {after.name}" if after else "with no activation behind it"
+    return (
+        f"{layer.fqn} has weight std {figure(layer.weight.std)}{looks}, {figure(layer.weight.rms / expected)} times the "
+        f"{figure(expected)} that fan_in {layer.fan_in:g} asks for {before}"
+    )
+
+
+def _blame_activation(first: Step) -> str | None:
     activation = first.call.nonlinearity if first.call else None
     if activation is None:
         return None
-    if activation.name in _HARD:
-        return (
-            f"a {activation.name} passes on at best {figure(_HARD[activation.name])} of the signal's rms per layer, "
-            "which no initialization cures: use another activation, a normalization layer or residual connections"
-        )
-    return None
+    return (
+        f"the weights keep to the variance rule, so it is {activation.name} at this depth that does it: "
+        "use another activation, a normalization layer or residual connections"
+    )

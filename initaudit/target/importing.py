@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,27 +54,28 @@ class Scope:
         self.modules = {name: module for name, module in sys.modules.items() if self._owns(module)}
 
     def _owns(self, module: ModuleType) -> bool:
-        return (file := _file_of(module)) is not None and file.is_relative_to(self.root) and not is_library(str(file))
+        # String prefixes, because thousands of modules are looked at.
+        file = _file_of(module)
+        return file is not None and file.startswith(str(self.root) + os.sep) and not is_library(file)
 
     def _displaced(self) -> list[str]:
         """Names in ``sys.modules`` that another folder's files hold and a file of this scope would mean otherwise."""
-        local = {entry.stem if entry.suffix == ".py" else entry.name for entry in self.root.iterdir()}
+        local = {entry.stem if entry.suffix == ".py" else entry.name for entry in self.root.iterdir()} - {"__main__"}
         foreign = {
             name
             for name, module in list(sys.modules.items())
             if name in local
-            and name != "__main__"
             and (file := _file_of(module)) is not None
-            and not file.is_relative_to(self.root)
-            and not is_library(str(file))
+            and not Path(os.path.realpath(file)).is_relative_to(self.root)
+            and not is_library(file)
         }
         return [name for name in sys.modules if name.partition(".")[0] in foreign]
 
 
-def _file_of(module: ModuleType) -> Path | None:
+def _file_of(module: ModuleType) -> str | None:
     # vars() and not getattr: lazy modules import themselves when asked for an attribute.
     file = vars(module).get("__file__") if isinstance(module, ModuleType) else None
-    return Path(file) if isinstance(file, str) else None
+    return file if isinstance(file, str) else None
 
 
 def import_file(path: Path, shown: str) -> tuple[ModuleType, Scope]:
@@ -105,7 +107,7 @@ def _import_alone(path: Path) -> ModuleType:
     """Run a file that is in no package, under its own name unless a library has that name."""
     name = path.stem
     loaded = sys.modules.get(name)
-    if loaded is not None and _file_of(loaded) == path:
+    if loaded is not None and os.path.realpath(_file_of(loaded) or "") == str(path):
         return loaded  # a neighbour imported it already; running it again would give every class a twin
     if loaded is not None or name in sys.stdlib_module_names or name == "__main__":
         name = f"{name}_model_file"

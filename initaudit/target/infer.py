@@ -46,19 +46,45 @@ def inferred(model: nn.Module, seed: int) -> Iterator[Call]:
 
 def how_to_give_inputs(model: nn.Module) -> str:
     """The three ways to give a sample input, written out for this model's ``forward``."""
-    names = [p.name for p in _asked_for(model)] or ["x"]
-    written = (
-        " ".join(f"--input {name}=float32[32,64]" for name in names) if len(names) > 1 else "--input float32[32,64]"
-    )
-    value = (
-        "torch.randn(32, 64)" if len(names) < 2 else "{" + ", ".join(f'"{n}": torch.randn(32, 64)' for n in names) + "}"
-    )
+    examples = _examples(model)
+    if list(examples) == [""]:
+        written, value = f"--input '{examples[''][0]}'", examples[""][1]
+    else:
+        written = " ".join(f"--input '{name}={text}'" for name, (text, _) in examples.items())
+        value = "{" + ", ".join(f'"{name}": {code}' for name, (_, code) in examples.items()) + "}"
     return (
-        f"  forward takes ({', '.join(map(str, forward_parameters(model)))}). Give an input in one of these ways:\n"
+        f"  forward takes ({_signature(model)}). Give an input in one of these ways:\n"
         f"    on the command line:    {written}\n"
         f"    in the model's file:    initaudit_inputs = {value}\n"
         f"    on the model:           self.example_input_array = {value}"
     )
+
+
+def _signature(model: nn.Module) -> str:
+    parameters = [p.replace(annotation=inspect.Parameter.empty) for p in forward_parameters(model)]
+    shown = [str(parameter) for parameter in parameters[:6]] + ["..."] * (len(parameters) > 6)
+    return ", ".join(shown)
+
+
+def _examples(model: nn.Module) -> dict[str, tuple[str, str]]:
+    """By argument name (empty for a single positional one) an input as written and as code, in the likeliest shape."""
+    args, kwargs, _ = next(inferred(model, 0), ((), {}, ""))
+    names = [p.name for p in _asked_for(model)]
+    if kwargs:
+        return {name: _example(value) for name, value in kwargs.items()}
+    values = [*args, *[None] * (len(names) - len(args))]
+    return {
+        name: _example(value) for name, value in zip(names if len(names) > 1 else [""], values or [None], strict=False)
+    }
+
+
+def _example(value: Any) -> tuple[str, str]:
+    sizes = tuple(value.shape) if isinstance(value, torch.Tensor) else (32, 64)
+    written, shape = f"[{','.join(map(str, sizes))}]", ", ".join(map(str, sizes))
+    if isinstance(value, torch.Tensor) and not value.is_floating_point():
+        bound = int(value.max()) + 1
+        return f"int64{written}<{bound}", f"torch.randint({bound}, ({shape},))"
+    return f"float32{written}", f"torch.randn({shape})"
 
 
 def _asked_for(model: nn.Module) -> list[inspect.Parameter]:

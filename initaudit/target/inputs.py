@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import shorten
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from initaudit.errors import AuditError, UsageError
 from initaudit.target.collecting import rng_preserved
-from initaudit.target.frames import user_error
+from initaudit.target.frames import exception_text, user_error, user_location
 from initaudit.target.infer import forward_parameters, how_to_give_inputs, inferred
 from initaudit.target.spec import parse_input_spec
 from initaudit.target.tree import map_tensors, summary
@@ -117,6 +118,30 @@ def candidate_inputs(
         raise AuditError(
             "input", f"no sample input can be inferred for {type(model).__name__}\n{how_to_give_inputs(model)}"
         )
+
+
+def none_ran(model: nn.Module, failures: Sequence[tuple[Inputs, BaseException]]) -> AuditError:
+    """What to raise when ``forward`` failed on every candidate, given each with its exception.
+
+    One failure is the model's own (stage "forward"); several mean that the input was not guessed (stage "input").
+    """
+    inputs, error = failures[0]
+    kind = type(model).__name__
+    if len(failures) == 1:
+        return user_error("forward", f"forward of {kind} failed on {inputs.describe()} ({inputs.source})", error)
+    width = max(len(tried.describe()) for tried, _ in failures)
+    reasons = [f"    {tried.describe():<{width}}  {_first_line(error)}" for tried, error in failures]
+    where = f"  The first failed at {location}\n" if (location := user_location(error)) else ""
+    return AuditError(
+        "input",
+        f"no sample input that was inferred runs {kind}. Tried were\n"
+        + "\n".join(reasons)
+        + f"\n{where}{how_to_give_inputs(model)}",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return shorten(exception_text(error).splitlines()[0], 120, placeholder=" ...")
 
 
 def _from_file(model: nn.Module, module: ModuleType | None, name: str | None, seed: int, bound: int) -> Inputs | None:

@@ -71,7 +71,11 @@ def collect(spec: str) -> list[Target]:
     location, *names = spec.split("::")
     if os.path.isdir(location) and not names:
         return _collect_folder(location)
+    if "" in names:
+        raise UsageError(f"{spec}: a name is missing after ::, expected e.g. {location}::Net")
     if os.path.isfile(location):
+        if not location.endswith(".py"):
+            raise UsageError(f"{location} is not a Python file; a target is a .py file or a folder of them")
         module, scope = import_file(Path(location), location)
         if names:
             return [_named(spec, module, names, location, scope)]
@@ -166,9 +170,16 @@ def _python_files(folder: Path) -> Iterator[Path]:
         for name in sorted(files):
             if name.endswith(".py") and not name.startswith(".") and name not in _NEVER_MODELS:
                 path = Path(parent, name)
-                # Importing runs a file, so one that cannot hold a model is only read.
-                if _HINTS_OF_A_MODEL.search(path.read_text(encoding="utf-8", errors="replace")):
+                if _may_hold_a_model(path):
                     yield path
+
+
+def _may_hold_a_model(path: Path) -> bool:
+    """Importing runs a file, so one that has no word of a model in it is only read."""
+    try:
+        return bool(_HINTS_OF_A_MODEL.search(path.read_text(encoding="utf-8", errors="replace")))
+    except OSError:  # the import will say why
+        return True
 
 
 def _named(spec: str, module: ModuleType, names: list[str], location: str, scope: Scope | None) -> Target:

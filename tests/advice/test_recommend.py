@@ -21,15 +21,15 @@ def run(code: str, module: nn.Module) -> nn.Module:
 
 
 CASES: list[tuple[Callable[[], nn.Module], Activation | None, str]] = [
-    (lambda: nn.Linear(256, 256), RELU, 'nn.init.kaiming_uniform_(m[0].weight, nonlinearity="relu")'),
-    (lambda: nn.Linear(256, 256), LEAKY, 'nn.init.kaiming_uniform_(m[0].weight, a=0.2, nonlinearity="leaky_relu")'),
-    (lambda: nn.Linear(256, 256), TANH, "nn.init.xavier_uniform_(m[0].weight, gain=1.593)"),
-    (lambda: nn.Linear(256, 250), SIGMOID, "nn.init.xavier_uniform_(m[0].weight, gain=1.846)"),
-    (lambda: nn.Linear(256, 64), TANH, "nn.init.uniform_(m[0].weight, -0.1724, 0.1724)"),
-    (lambda: nn.Linear(256, 256), SELU, 'nn.init.kaiming_uniform_(m[0].weight, nonlinearity="linear")'),
-    (lambda: nn.Linear(256, 256), GELU, "nn.init.uniform_(m[0].weight, -0.166, 0.166)"),
-    (lambda: nn.Linear(256, 256), None, 'nn.init.kaiming_uniform_(m[0].weight, nonlinearity="linear")'),
-    (lambda: nn.Conv2d(32, 64, 3), RELU, 'nn.init.kaiming_uniform_(m[0].weight, nonlinearity="relu")'),
+    (lambda: nn.Linear(256, 256), RELU, 'nn.init.kaiming_normal_(m[0].weight, nonlinearity="relu")'),
+    (lambda: nn.Linear(256, 256), LEAKY, 'nn.init.kaiming_normal_(m[0].weight, a=0.2, nonlinearity="leaky_relu")'),
+    (lambda: nn.Linear(256, 256), TANH, "nn.init.xavier_normal_(m[0].weight, gain=1.593)"),
+    (lambda: nn.Linear(256, 250), SIGMOID, "nn.init.xavier_normal_(m[0].weight, gain=1.846)"),
+    (lambda: nn.Linear(256, 64), TANH, "nn.init.normal_(m[0].weight, std=0.09953)"),
+    (lambda: nn.Linear(256, 256), SELU, 'nn.init.kaiming_normal_(m[0].weight, nonlinearity="linear")'),
+    (lambda: nn.Linear(256, 256), GELU, "nn.init.normal_(m[0].weight, std=0.09585)"),
+    (lambda: nn.Linear(256, 256), None, 'nn.init.kaiming_normal_(m[0].weight, nonlinearity="linear")'),
+    (lambda: nn.Conv2d(32, 64, 3), RELU, 'nn.init.kaiming_normal_(m[0].weight, nonlinearity="relu")'),
 ]
 
 
@@ -60,7 +60,13 @@ def test_a_deep_stack_keeps_its_signal(activation: Activation | None) -> None:
 
 
 def test_the_law_stays_that_of_the_model() -> None:
+    torch.manual_seed(0)
     module = nn.Linear(300, 200)
+    nn.init.xavier_uniform_(module.weight)
+    assert advise(layer_of(module, RELU)).code == 'nn.init.kaiming_uniform_(m[0].weight, nonlinearity="relu")'
+    advice = advise(layer_of(module, GELU))
+    assert advice.code == "nn.init.uniform_(m[0].weight, -0.1534, 0.1534)"
+    assert run(advice.code, module).weight.std().item() == pytest.approx(advice.std, rel=0.02)
     nn.init.normal_(module.weight, std=0.01)
     assert advise(layer_of(module, RELU)).code == 'nn.init.kaiming_normal_(m[0].weight, nonlinearity="relu")'
     nn.init.orthogonal_(module.weight)
@@ -79,7 +85,7 @@ def test_orthogonal_where_the_layer_widens(shape: tuple[int, int]) -> None:
 def test_a_fan_that_torch_misreads_gets_a_plain_std() -> None:
     module = nn.ConvTranspose2d(64, 32, 4, stride=2)
     advice = advise(layer_of(module, RELU, fans=(64 * 4.0, 32 * 16.0)))
-    assert advice.scheme == "uniform_"
+    assert advice.scheme == "normal_"
     assert advice.std == pytest.approx(math.sqrt(2 / 256))
     assert "torch.nn.init would read fan_in 512 off the shape" in advice.why
     run(advice.code, module)
@@ -89,7 +95,7 @@ def test_a_fan_that_torch_misreads_gets_a_plain_std() -> None:
 
 def test_packed_gates_get_no_xavier() -> None:
     advice = advise(layer_of(nn.Linear(128, 512), TANH, fans=(128.0, 128.0), repeats=4))
-    assert advice.scheme == "uniform_"
+    assert advice.scheme == "normal_"
     assert advice.std == pytest.approx(TANH.gain / math.sqrt(128))
     assert "fan_out 512 off the shape" in advice.why
 
@@ -106,7 +112,7 @@ def test_embedding_copies_rows() -> None:
 
 def test_a_gain_that_is_given_replaces_the_activation_s() -> None:
     layer = layer_of(nn.Linear(256, 256), GELU)
-    assert advise(layer, gain=1.0).code == 'nn.init.kaiming_uniform_(m[0].weight, nonlinearity="linear")'
+    assert advise(layer, gain=1.0).code == 'nn.init.kaiming_normal_(m[0].weight, nonlinearity="linear")'
     assert advise(layer, gain=0.1).std == pytest.approx(0.1 / 16)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -383,3 +385,17 @@ def test_progress_names_model_and_stage_on_a_terminal(
 
 def test_no_progress_where_there_is_no_terminal(invoke: Invoke) -> None:
     assert invoke("fine").stderr == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
+@pytest.mark.parametrize("arguments", [[], ["--format", "json"], ["--collect-only"]])
+def test_a_reader_that_has_gone_changes_nothing_about_the_exit_code(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    expected = invoke("error", *arguments).exit_code
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main.main(["m.py", *arguments], standalone_mode=False) == expected
+    assert capsys.readouterr().err == ""

@@ -43,6 +43,19 @@ def test_two_cuts_are_two_findings() -> None:
     assert [o.fqn for o in found(net.flow())] == ["a", "b"]
 
 
+def test_the_same_cut_in_every_block_is_one_finding() -> None:
+    net = Net()
+    x = net.input()
+    for i in range(3):
+        y = net.layer(f"h.{i}.query", x, weight=silent(f"h.{i}.query"), gradient=None)
+        y = net.op("detach", Role.VIEW, y, stats=None, gradient=None, scope=f"h.{i}.attn")
+        x = net.layer(f"h.{i}.out", y)
+    net.output(x)
+    (one,) = found(net.flow())
+    assert (one.fqn, one.affected) == ("h.2.query", ("h.1.query", "h.0.query"))
+    assert "it stops at `detach` in h.*.attn" in one.message
+
+
 def test_a_healthy_net_is_silent() -> None:
     assert found(chain(parameter("0.weight"), parameter("2.weight"))) == []
 

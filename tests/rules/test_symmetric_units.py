@@ -61,6 +61,14 @@ def test_depthwise_embedding_single_unit_and_frozen_filters_are_no_symmetry() ->
     assert found(net.flow()) == []
 
 
+def test_a_parameter_expanded_over_the_batch_has_no_units() -> None:
+    net = Net()
+    x = net.layer("latents", net.input(), weight=parameter("latents", (2, 64), identical_rows=True))
+    net.output(net.layer("head", x))
+    net.parameters[0] = parameter("latents", (1, 64))
+    assert found(net.flow()) == []
+
+
 def test_a_head_of_zeros_is_a_note() -> None:
     assert said(chain(parameter("0.weight"), constant("2.weight"))) == [("2", (), Severity.NOTE)]
 
@@ -107,6 +115,14 @@ def test_zeros_at_the_end_of_residual_branches_are_one_note() -> None:
 def test_both_layers_of_a_branch_zero_is_a_saddle() -> None:
     flow = residual(last_gradient=0.0, first_zero=True)
     assert said(flow) == [("0.first", ("0.last", "1.first", "1.last"), Severity.WARNING)]
+
+
+def test_a_bias_of_zeros_with_a_gradient_wakes_nothing() -> None:
+    flow = residual(last_gradient=0.0, first_zero=True)
+    bias = constant("0.last.bias", (64,), grad_rms=0.5)
+    ops = tuple(replace(o, parameters=(*o.parameters, bias.fqn)) if o.layer == "0.last" else o for o in flow.trace.ops)
+    trace = replace(flow.trace, ops=ops, parameters=(*flow.trace.parameters, bias))
+    assert [severity for _, _, severity in said(Flow(trace))] == [Severity.WARNING]
 
 
 def test_zeros_behind_a_zero_gate_that_has_a_gradient_will_wake() -> None:

@@ -8,7 +8,13 @@ import torch
 from initaudit.target.collecting import rng_preserved, survey
 from initaudit.target.importing import import_file
 
-HEAD = "import abc\nimport functools\nfrom typing import TYPE_CHECKING, Annotated, Iterator, Optional\nimport torch\nfrom torch import nn\n"
+HEAD = """
+import abc
+import functools
+from typing import TYPE_CHECKING, Annotated, Iterator, Optional
+import torch
+from torch import nn
+"""
 LAYER = """
 class {name}(nn.Module):
     def __init__(self{arguments}):
@@ -69,7 +75,8 @@ def test_what_cannot_stand_alone_is_passed_over_with_the_reason(write):
         + layer("Needs", arguments=", dim, depth=2")
         + layer("Swish", "pass")
         + "class Base(nn.Module):\n    pass\n"
-        + "class Abstract(nn.Module, abc.ABC):\n    def forward(self, x): ...\n    @abc.abstractmethod\n    def f(self): ...\n"
+        + "class Abstract(nn.Module, abc.ABC):\n    def forward(self, x): ...\n"
+        + "    @abc.abstractmethod\n    def f(self): ...\n"
         + "criterion = nn.CrossEntropyLoss()\n"
         + "def build_big(width):\n    return nn.Linear(width, 1)\n"
         + "def create_window():\n    return 3\n"

@@ -1,5 +1,7 @@
 """Inferred inputs: the first that runs is the one that a person would have given."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -104,10 +106,7 @@ class VGG(nn.Module):
     def __init__(self):
         super().__init__()
         widths = (3, 8, 8, 16, 16, 16)
-        blocks = [
-            nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.MaxPool2d(2))
-            for a, b in zip(widths, widths[1:], strict=False)
-        ]
+        blocks = [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.MaxPool2d(2)) for a, b in pairwise(widths)]
         self.features, self.classifier = nn.Sequential(*blocks), nn.Linear(16 * 7 * 7, 10)
 
     def forward(self, x):

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from initaudit.errors import AuditError, UsageError
-from initaudit.target.inputs import Inputs, as_inputs, candidate_inputs
+from initaudit.target.inputs import Inputs, as_inputs, candidate_inputs, none_ran
 
 
 class Net(nn.Linear):
@@ -135,6 +135,10 @@ def test_inputs_of_the_file(value):
 def test_a_mapping_is_keyword_arguments_or_by_model_name():
     by_argument = file(Net=Net, initaudit_inputs={"x": torch.ones(5, 4)})
     assert described(Net(), module=by_argument, name="Net")[0] == "x=float32[5,4]"
+
+    def other():
+        return {"x": torch.ones(6, 4)}
+
     by_model = file(
         Net=Net, Other=Net, initaudit_inputs={"Net": torch.ones(5, 4), "Other": lambda: {"x": torch.ones(6, 4)}}
     )
@@ -169,7 +173,8 @@ def test_a_failing_callable_names_the_line(write):
         only(Net(), module=module)
     assert caught.value.stage == "input"
     assert str(caught.value) == (
-        "initaudit_inputs in model.py failed: TypeError: initaudit_inputs() missing 1 required positional argument: 'batch'\n"
+        "initaudit_inputs in model.py failed: TypeError: initaudit_inputs() "
+        "missing 1 required positional argument: 'batch'\n"
         "  It is called without arguments and returns the input."
     )
     module, _ = import_file(write("other.py", "def initaudit_inputs():\n    return 1 / 0\n"), "other.py")
@@ -234,7 +239,7 @@ def test_nothing_to_infer_says_how_to_give_an_input():
     assert str(caught.value) == (
         "no sample input can be inferred for Opaque\n"
         "  forward takes (x, context=None). Give an input in one of these ways:\n"
-        "    on the command line:    --input float32[32,64]\n"
+        "    on the command line:    --input 'float32[32,64]'\n"
         "    in the model's file:    initaudit_inputs = torch.randn(32, 64)\n"
         "    on the model:           self.example_input_array = torch.randn(32, 64)"
     )
@@ -247,5 +252,39 @@ def test_several_arguments_are_written_out_by_name():
 
     with pytest.raises(AuditError) as caught:
         list(candidate_inputs(Two()))
-    assert "--input image=float32[32,64] --input text=float32[32,64]" in str(caught.value)
+    assert "--input 'image=float32[32,64]' --input 'text=float32[32,64]'" in str(caught.value)
     assert 'initaudit_inputs = {"image": torch.randn(32, 64), "text": torch.randn(32, 64)}' in str(caught.value)
+
+
+def test_when_no_candidate_runs_every_try_is_listed():
+    class Five(nn.Linear):
+        def forward(self, x):
+            raise ValueError(f"five dimensions, not {x.dim()}")
+
+    model, failures = Five(4, 2), []
+    for inputs in candidate_inputs(model):
+        try:
+            model(*inputs.args)
+        except ValueError as error:
+            failures.append((inputs, error))
+    error = none_ran(model, failures)
+    assert error.stage == "input"
+    lines = str(error).splitlines()
+    assert lines[:3] == [
+        "no sample input that was inferred runs Five. Tried were",
+        "    float32[64,4]    ValueError: five dimensions, not 2",
+        "    float32[8,16,4]  ValueError: five dimensions, not 3",
+    ]
+    assert lines[3].startswith("  The first failed at ")
+    assert lines[3].endswith('in forward: raise ValueError(f"five dimensions, not {x.dim()}")')
+    assert lines[4:] == [
+        "  forward takes (x). Give an input in one of these ways:",
+        "    on the command line:    --input 'float32[64,4]'",
+        "    in the model's file:    initaudit_inputs = torch.randn(64, 4)",
+        "    on the model:           self.example_input_array = torch.randn(64, 4)",
+    ]
+
+
+def test_one_given_input_that_fails_is_the_forward_pass():
+    error = none_ran(Net(), [(Inputs((torch.ones(2, 3),), {}, "--input"), ValueError("no"))])
+    assert (error.stage, str(error)) == ("forward", "forward of Net failed on float32[2,3] (--input): ValueError: no")

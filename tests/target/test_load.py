@@ -28,8 +28,7 @@ def ids(spec):
 
 def message(spec, error=AuditError):
     with pytest.raises(error) as caught:
-        for target in collect(spec):
-            target.build()
+        [target.build() for target in collect(spec)]
     if error is AuditError:
         assert caught.value.stage == "load"
     return str(caught.value)
@@ -183,12 +182,15 @@ def test_names_that_are_no_model(write, name, expected):
             "no such file or folder: frob\n"
             "  A target is model.py, model.py::Name, a folder, package.module:attr, hf:ARCH or timm:NAME.",
         ),
+        ("model.py::", "model.py::: a name is missing after ::, expected e.g. model.py::Net"),
+        ("notes.md", "notes.md is not a Python file; a target is a .py file or a folder of them"),
         ("nets::Net", "nets::Net: nets is a folder; name the file that holds Net"),
     ],
 )
 def test_specs_that_mean_nothing_are_usage_errors(write, spec, expected):
     write("model.py", NET)
     write("nets/bert.py", NET)
+    write("notes.md")
     assert message(spec, UsageError) == expected
 
 
@@ -265,11 +267,7 @@ def test_nothing_in_a_file_is_explained_with_a_function_that_might_be_meant(writ
 
 
 def test_collecting_leaves_the_generators_alone(write):
-    write(
-        "model.py",
-        NET
-        + "\n    class Other(nn.Module):\n        def __init__(self):\n            super().__init__()\n            self.net = nn.Linear(3, 3)\n        def forward(self, x):\n            return self.net(x)\n",
-    )
+    write("model.py", NET + NET.replace("Net", "Other"))
     torch.manual_seed(7)
     before = torch.get_rng_state()
     assert ids("model.py") == ["model.py::Net", "model.py::Other"]

@@ -8,7 +8,17 @@ import torch
 from initaudit.errors import AuditError, UsageError
 from initaudit.target.losses import resolve_loss
 
-LOSS = "def mse(output):\n    return output.square().mean()\ndef two(output, target):\n    pass\nclass Loss: pass\nnumber = 3\n"
+LOSS = """
+    def mse(output):
+        return output.square().mean()
+
+    def two(output, target):
+        pass
+
+    class Loss: pass
+
+    number = 3
+"""
 EXAMPLE = "    def initaudit_loss(output):\n        return output.square().mean()"
 
 
@@ -76,5 +86,5 @@ def test_losses_that_cannot_serve(write, spec, error, expected):
 
 
 def test_the_loss_of_the_file_is_checked_too():
-    with pytest.raises(AuditError, match="^initaudit_loss is of type int, expected a function"):
+    with pytest.raises(AuditError, match=r"^initaudit_loss is of type int, expected a function"):
         resolve_loss(None, module(initaudit_loss=3))

@@ -227,6 +227,7 @@ def test_every_known_activation_is_recognised(name: str) -> None:
 
 def test_the_fitted_slope_is_given() -> None:
     assert describe(nn.LeakyReLU(0.3)).negative_slope == pytest.approx(0.3)
+    assert describe(nn.LeakyReLU()).negative_slope == pytest.approx(0.01)
     assert describe(nn.PReLU()).negative_slope == pytest.approx(0.25)
     assert describe(nn.ReLU()).negative_slope is None
 
@@ -338,9 +339,20 @@ def test_a_random_function_does_not_move_the_generator() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_it_works_without_gradients_and_under_autocast() -> None:
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+def test_it_works_without_gradients() -> None:
+    with torch.no_grad():
         assert gain("tanh", backward=True) == pytest.approx(1.467413591630795, rel=1e-9)
+
+
+def test_a_product_is_not_rounded_by_a_surrounding_autocast() -> None:
+    def relu(x: Tensor) -> Tensor:
+        return torch.relu(x.float()[:, None] @ torch.ones(1, 1))[:, 0]
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert gain(relu) == pytest.approx(math.sqrt(2), rel=1e-6)
+
+
+def test_it_works_in_inference_mode() -> None:
     module = nn.PReLU()
     with torch.inference_mode():
         assert gain(module) == pytest.approx(1.371988681140071, rel=1e-9)

@@ -92,6 +92,16 @@ def test_tanh_with_a_small_gain_collapses_and_a_large_linear_one_diverges() -> N
     assert fixed_point(leaky(0.0), 2.0).q is None
 
 
+@pytest.mark.parametrize(("gain", "q", "stability"), [(3.0, 4.3431, "stable"), (4.0, 0.115908, "unstable")])
+def test_of_two_fixed_points_the_one_nearer_to_one_is_given(gain: float, q: float, stability: str) -> None:
+    """tanh^3 is flat at the origin and at the ends, so its map crosses the diagonal twice."""
+    cubed = function_moments(lambda x: np.tanh(x) ** 3, lambda x: 3 * np.tanh(x) ** 2 * (1 - np.tanh(x) ** 2))
+    point = fixed_point(cubed, gain)
+    assert point.q == pytest.approx(q, rel=1e-4)
+    assert point.stability.value == stability
+    assert length_map(cubed, gain, point.q or 0) == pytest.approx(point.q, rel=1e-9)
+
+
 def test_a_gate_multiplies_moments() -> None:
     gate = GateMoments(leaky(0.0)).at(2.0)
     assert gate.second_moment == pytest.approx(2.0)  # q * q/2
