@@ -135,9 +135,7 @@ def _wakes(trace: Trace, start: int, later: list[Op]) -> bool:
     A factor multiplies: a weight, a norm's gain, a gate. Biases and embeddings of position are added and block nothing.
     """
     on_path = upstream(trace.ops, [start]).union(*({op.id, *op.inputs} for op in later))
-    added = {i for op in trace.ops if "add" in op.name for i in op.inputs} | {
-        i for op in trace.ops if op.role is Role.LAYER for i in op.inputs
-    }
+    added = {i for op in trace.ops if op.role is Role.LAYER or "add" in op.name for i in op.inputs}
     factors = {layer.weight.fqn for layer in trace.layers}
     names = {name for op in trace.ops if op.id in on_path and op.role is Role.LAYER for name in op.parameters} & factors
     for op in trace.ops:

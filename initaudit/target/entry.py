@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from initaudit.target.spatial import image_sizes
+from initaudit.target.spatial import image_sizes, usual_sizes
 from initaudit.target.templates import BATCH, Template, images, tokens
 
 _LAZY_WIDTH = 64  # features of an input whose width the model leaves open
@@ -85,7 +85,8 @@ def _entry(model: nn.Module, fqn: str, module: nn.Module, batch_first: bool | No
     if isinstance(module, _CONVOLUTIONS):
         channels = module.in_channels or (3 if isinstance(module, nn.Conv2d) else 1)
         dims = len(module.kernel_size)
-        sizes = image_sizes(model, module)
+        is_first = module is next(m for m in model.modules() if isinstance(m, _CONVOLUTIONS))
+        sizes = image_sizes(model, module) if is_first else usual_sizes(module)
         shapes = tuple(images(channels, *[size] * dims, batch=8 if dims == 3 else None) for size in sizes)
         if dims == 3:
             shapes += (images(channels, 16, 112, 112), images(channels, 8, 64, 64))

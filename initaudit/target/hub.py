@@ -151,12 +151,19 @@ def _check_memory(build: Callable[[], nn.Module], spec: str) -> None:
         raise AuditError(
             "load",
             f"{spec} has {count:,} parameters: weights and gradients take {needed / 2**30:.2f} GiB, "
-            f"{available / 2**30:.2f} GiB are free\n  Give a smaller config: hf:path/to/config.json",
+            f"{available / 2**30:.2f} GiB are available\n  Give a smaller config: hf:path/to/config.json",
         )
 
 
 def _available_bytes() -> int | None:
+    """Memory that can still be had, caches included; all there is where the system does not tell."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not every system tells
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:  # not Linux
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows
         return None

@@ -80,11 +80,13 @@ def _examples(model: nn.Module) -> dict[str, tuple[str, str]]:
 
 def _example(value: Any) -> tuple[str, str]:
     sizes = tuple(value.shape) if isinstance(value, torch.Tensor) else (32, 64)
-    written, shape = f"[{','.join(map(str, sizes))}]", ", ".join(map(str, sizes))
+    written = f"[{','.join(map(str, sizes))}]"
+    if isinstance(value, torch.Tensor) and value.dtype == torch.bool:
+        return f"bool{written}", f"torch.zeros({sizes}, dtype=torch.bool)"
     if isinstance(value, torch.Tensor) and not value.is_floating_point():
         bound = int(value.max()) + 1
-        return f"int64{written}<{bound}", f"torch.randint({bound}, ({shape},))"
-    return f"float32{written}", f"torch.randn({shape})"
+        return f"int64{written}<{bound}", f"torch.randint({bound}, {sizes})"
+    return f"float32{written}", f"torch.randn({', '.join(map(str, sizes))})"
 
 
 def _asked_for(model: nn.Module) -> list[inspect.Parameter]:

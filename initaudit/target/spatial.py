@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from torch import nn
@@ -22,33 +22,34 @@ Window = tuple[int, int, int, int]  # kernel, stride, padding, dilation
 
 
 def image_sizes(model: nn.Module, first: nn.Module) -> list[int]:
-    """Side lengths to try for the input of ``first``, a convolution, most likely first.
+    """Side lengths to try for the input of ``first``, the model's first convolution, most likely first.
 
-    A later Linear's ``in_features`` or a learned position embedding fixes the size; else the stem tells small images
-    from large ones.
+    A later Linear's ``in_features`` or a learned position embedding fixes the size; else :func:`usual_sizes`.
     """
     assert isinstance(first, _CONVOLUTIONS)
-    dims = len(first.kernel_size)
-    kernel, stride = int(first.kernel_size[0]), int(first.stride[0])
-    if dims == 1:
-        usual = [16000, 4000, 1024] if kernel * stride >= 50 else [128, 64, 1024, 16000]
-    elif dims == 3:
-        usual = [16, 32, 64]
-    elif kernel == stride and kernel > 1:  # patches
-        usual = [224, 32, 64, 28] if kernel >= 8 else [32, 64, 28, 224]
-    elif stride > 1:
-        usual = [224, 64, 32, 28, 96]
-    elif first.in_channels == 1:
-        usual = [28, 32, 64, 224]
-    else:
-        usual = [32, 64, 224, 28, 96]
-    fixed = _from_positions(model, kernel, stride, dims, first.out_channels) or _from_flattening(model, first, dims)
-    return list(dict.fromkeys(chain(fixed, usual)))
+    fixed = _from_positions(model, first) or _from_flattening(model, first)
+    return list(dict.fromkeys(chain(fixed, usual_sizes(first))))
 
 
-def _from_positions(model: nn.Module, kernel: int, stride: int, dims: int, width: int) -> list[int]:
+def usual_sizes(convolution: nn.Module) -> list[int]:
+    """Side lengths by the kind of stem: small images or large ones, signals, volumes."""
+    assert isinstance(convolution, _CONVOLUTIONS)
+    kernel, stride = int(convolution.kernel_size[0]), int(convolution.stride[0])
+    if isinstance(convolution, nn.Conv1d):
+        return [16000, 4000, 1024] if kernel * stride >= 50 else [128, 64, 1024, 16000]
+    if isinstance(convolution, nn.Conv3d):
+        return [16, 32, 64]
+    if kernel == stride and kernel > 1:  # patches
+        return [224, 32, 64, 28] if kernel >= 8 else [32, 64, 28, 224]
+    if stride > 1:
+        return [224, 64, 32, 28, 96]
+    return [28, 32, 64, 224] if convolution.in_channels == 1 else [32, 64, 224, 28, 96]
+
+
+def _from_positions(model: nn.Module, first: Any) -> list[int]:
     """Sizes whose patches are as many as a parameter ``[1, patches (+ class token), width]`` has rows."""
-    if kernel != stride or kernel == 1:
+    kernel, width, dims = first.kernel_size[0], first.out_channels, len(first.kernel_size)
+    if first.kernel_size != first.stride or kernel == 1:
         return []
     for parameter in model.parameters():
         if not is_lazy(parameter) and parameter.dim() == 3 and parameter.shape[0] == 1 and parameter.shape[2] == width:
@@ -60,8 +61,9 @@ def _from_positions(model: nn.Module, kernel: int, stride: int, dims: int, width
     return []
 
 
-def _from_flattening(model: nn.Module, first: nn.Module, dims: int) -> list[int]:
+def _from_flattening(model: nn.Module, first: Any) -> list[int]:
     """Sizes after which the feature maps, flattened, are as long as the first Linear's input."""
+    dims = len(first.kernel_size)
     windows: list[tuple[bool, Window]] = []
     channels, features, started = 0, 0, False
     for module in model.modules():
@@ -84,8 +86,8 @@ def _from_flattening(model: nn.Module, first: nn.Module, dims: int) -> list[int]
     largest = 257 if dims > 1 else 4097
     sizes = [*(size for size in _COMMON if size < largest), *range(4, largest)]
     plans = list(_plans(windows))
-    fitting = [size for size in sizes if any(_out_size(size, plan) == side for plan in plans)]
-    return list(dict.fromkeys(fitting))[:_MATCHES]
+    fitting = (size for size in dict.fromkeys(sizes) if any(_out_size(size, plan) == side for plan in plans))
+    return list(islice(fitting, _MATCHES))
 
 
 def _plans(windows: list[tuple[bool, Window]]) -> Iterator[list[Window]]:

@@ -35,7 +35,8 @@ ROOT = Path(__file__).resolve().parents[2]
 RULE_PAGES = sorted((ROOT / "docs" / "rules").glob("IA*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(
-    r"^(?P<indent> *)```(?P<language>\w+)(?P<info>[^\n]*)\n(?P<text>.*?)^ *```$", re.MULTILINE | re.DOTALL
+    r"^(?P<indent> *)(?P<fence>`{3,})(?P<language>\w+)(?P<info>[^\n]*)\n(?P<text>.*?)^ *(?P=fence)$",
+    re.MULTILINE | re.DOTALL,
 )
 TITLE = re.compile(r'title="([^"]+)"')
 LOOSELY = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

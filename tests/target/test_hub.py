@@ -83,9 +83,14 @@ def test_a_model_that_cannot_fit_is_refused_before_it_is_built(monkeypatch, writ
     write("config.json", json.dumps({**SMALL, "n_layer": 8, "n_embd": 512}))
     monkeypatch.setattr(hub, "_available_bytes", lambda: 2**26)
     assert message("hf:config.json") == (
-        "hf:config.json has 25,269,248 parameters: weights and gradients take 0.19 GiB, 0.06 GiB are free\n"
+        "hf:config.json has 25,269,248 parameters: weights and gradients take 0.19 GiB, 0.06 GiB are available\n"
         "  Give a smaller config: hf:path/to/config.json"
     )
+
+
+def test_available_memory_is_no_more_than_there_is():
+    available = hub._available_bytes()
+    assert available is None or 2**20 < available < 2**50
 
 
 def test_a_missing_extra_is_named(monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from initaudit.target.infer import LADDER
+from initaudit.target.infer import LADDER, how_to_give_inputs
 from initaudit.target.inputs import candidate_inputs
 
 
@@ -350,3 +350,14 @@ def test_the_seed_decides_and_nothing_global_changes():
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_the_ways_to_give_an_input_are_written_for_this_model():
+    assert how_to_give_inputs(ImageText()) == (
+        "  forward takes (text, image). Give an input in one of these ways:\n"
+        "    on the command line:    --input 'text=int64[8,32]<50' --input 'image=float32[8,3,32,32]'\n"
+        "    in the model's file:    initaudit_inputs = "
+        '{"text": torch.randint(50, (8, 32)), "image": torch.randn(8, 3, 32, 32)}\n'
+        "    on the model:           self.example_input_array = "
+        '{"text": torch.randint(50, (8, 32)), "image": torch.randn(8, 3, 32, 32)}'
+    )
