@@ -38,13 +38,16 @@ def audit(
 
     Args:
         model: an ``nn.Module``, which is left exactly as it was, or a factory that takes no argument and returns one.
-        inputs: a tensor is one positional argument, a tuple positional arguments, a mapping keyword arguments, a string such as
-            ``"float32[32,64]"`` a random tensor; ``None`` takes what the model offers or infers it from its first layers.
-        loss: called with the model's output, must return a scalar tensor; by default a seeded Gaussian cotangent of unit
+            inputs: a tensor is one positional argument, a tuple positional arguments, a mapping keyword arguments, a
+            string such as
+            ``"float32[32,64]"`` a random tensor; ``None`` takes what the model offers or infers it from its first
+            layers.
+        loss: called with the model's output, must return a scalar tensor; by default a seeded Gaussian cotangent of
+            unit
             variance drives the backward pass.
-        device, dtype: where and in what precision to run; by default where and as the model is. A model that would have to move is copied.
-        seed: of the factory, the inferred inputs, dropout and the cotangent.
-        select, ignore: rule codes, names or prefixes of codes.
+        device, dtype: where and in what precision to run; by default where and as the model is. A model that would
+            have to move is copied. seed: of the factory, the inferred inputs, dropout and the cotangent. select,
+            ignore: rule codes, names or prefixes of codes.
 
     Raises:
         AuditError: the model could not be built or run; ``stage`` tells where.
@@ -59,10 +62,16 @@ def audit(
         target = Target(id=name, name=name, factory=model)
         built = _build(target, seed)
     else:
-        raise UsageError(f"model is {type(model).__name__!r}, expected an nn.Module or a function without arguments that returns one")
+        raise UsageError(
+            f"model is {type(model).__name__!r}, expected an nn.Module or a function without arguments that returns one"
+        )
     function = resolve_loss(loss, None) if loss is not None else None
-    trace = _run(built, owned=target is not None, given=inputs, target=name, loss=function, device=device, dtype=dtype, seed=seed)
-    return Report(name, diagnose(trace, select=select or (), ignore=ignore or ()), trace, seconds=time.perf_counter() - started)
+    trace = _run(
+        built, owned=target is not None, given=inputs, target=name, loss=function, device=device, dtype=dtype, seed=seed
+    )
+    return Report(
+        name, diagnose(trace, select=select or (), ignore=ignore or ()), trace, seconds=time.perf_counter() - started
+    )
 
 
 def audit_target(
@@ -71,7 +80,12 @@ def audit_target(
     """Audit one collected target; ``options`` are those of :func:`probe_target`."""
     started = time.perf_counter()
     trace = probe_target(target, **options)
-    return Report(target.id, diagnose(trace, select=select or (), ignore=ignore or ()), trace, seconds=time.perf_counter() - started)
+    return Report(
+        target.id,
+        diagnose(trace, select=select or (), ignore=ignore or ()),
+        trace,
+        seconds=time.perf_counter() - started,
+    )
 
 
 def probe_target(
@@ -111,13 +125,17 @@ def resolve_device(device: str | torch.device | None) -> torch.device | None:
     if device is None:
         return None
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device(
+            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        )
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise UsageError(f"device {str(device)!r} cannot be used: {reason}; expected auto, cpu, cuda, cuda:N or mps") from error
+        raise UsageError(
+            f"device {str(device)!r} cannot be used: {reason}; expected auto, cpu, cuda, cuda:N or mps"
+        ) from error
     return found
 
 
@@ -183,17 +201,28 @@ def _place(
 ) -> tuple[nn.Module, torch.device | None, torch.dtype | None]:
     """The model where it is wanted: itself, moved when it is ours, else a copy; and the device and dtype of its inputs."""
     tensors = [*model.parameters(), *model.buffers()]
-    lazy = any(isinstance(t, nn.parameter.UninitializedTensorMixin) for t in tensors)
-    floating = [t for t in tensors if not isinstance(t, nn.parameter.UninitializedTensorMixin) and t.is_floating_point()]
-    moves = any((device is not None and t.device != device) or (dtype is not None and t.dtype != dtype) for t in floating)
+    unmade = (nn.UninitializedParameter, nn.UninitializedBuffer)
+    lazy = any(isinstance(t, unmade) for t in tensors)
+    floating = [t for t in tensors if not isinstance(t, unmade) and t.is_floating_point()]
+    moves = any(
+        (device is not None and t.device != device) or (dtype is not None and t.dtype != dtype) for t in floating
+    )
     if (lazy or moves) and not owned:
         try:
             model = copy.deepcopy(model)
         except Exception as error:
-            raise AuditError("load", f"the model must be copied to be moved or materialized, and copying failed: {error}") from error
+            raise AuditError(
+                "load", f"the model must be copied to be moved or materialized, and copying failed: {error}"
+            ) from error
     if moves:
         model = model.to(device=device, dtype=dtype)
     first = floating[0] if floating else None
     if first is not None and first.is_meta:
-        raise AuditError("load", "the model is on the meta device, where there are no values to audit; build it on cpu or cuda")
-    return model, device or (first.device if first is not None else None), dtype or (first.dtype if first is not None else None)
+        raise AuditError(
+            "load", "the model is on the meta device, where there are no values to audit; build it on cpu or cuda"
+        )
+    return (
+        model,
+        device or (first.device if first is not None else None),
+        dtype or (first.dtype if first is not None else None),
+    )

@@ -149,12 +149,11 @@ class Role(str, Enum):
 class Op:
     """One operation of the recorded run. ``id`` grows in execution order; ``inputs`` are ids.
 
-    ``scope`` is the fqn of the innermost module that was running. ``layer`` and ``call`` say which
-    layer call this is, for role LAYER and EMBEDDING. ``activation`` is set on the last operation of an
-    elementwise function that follows a layer. ``gradient`` is that of the backward pass with respect to this
-    op's output. ``over_batch`` says that a NORM takes its statistics
-    across samples. ``output`` marks what the model returned. ``moving`` says that the value is a floating signal that depends on the
-    model's input (and not only on parameters, positions or masks).
+    ``scope`` is the fqn of the innermost module that was running. ``layer`` and ``call`` say which layer call this
+    is, for role LAYER and EMBEDDING. ``activation`` is set on the last operation of an elementwise function that
+    follows a layer. ``gradient`` is that of the backward pass with respect to this op's output. ``over_batch`` says
+    that a NORM takes its statistics across samples. ``output`` marks what the model returned. ``moving`` says that
+    the value is a floating signal that depends on the model's input (and not only on parameters, positions or masks).
     """
 
     id: int

@@ -60,7 +60,7 @@ def test_the_deep_relu_network_names_its_first_layer_and_the_cure(monkeypatch: p
 
 
 def test_the_networks_of_the_lecture_have_the_published_activations(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Glorot and Bengio (2010), a thousand units: how activations shrink under the standard initialization and hold under theirs.
+    # Glorot and Bengio (2010), a thousand units per layer: the activations shrink under the standard initialization.
     standard, xavier = (
         [layer.calls[0].activation.std for layer in report.layers[:5]]
         for report in run_as_script("lecture.py", monkeypatch)

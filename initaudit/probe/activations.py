@@ -21,8 +21,10 @@ from initaudit.records import Activation, Role
 from initaudit.theory.elementwise import describe
 
 _MAX_REGION = 24  # calls; the longest activation written out by hand that we know has nine
-_PASS = frozenset({"dropout", "contiguous", "clone", "to", "view", "reshape", "transpose", "permute", "flatten", "unflatten",
-                   "unsqueeze", "squeeze", "movedim", "float", "type_as", "view_as", "t", "half", "bfloat16", "double"})  # fmt: skip
+_PASS = frozenset(
+    "dropout contiguous clone to view reshape transpose permute flatten unflatten unsqueeze squeeze movedim float type_as "
+    "view_as t half bfloat16 double".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,12 @@ class ActivationFinder:
             i = min(frontier)
             frontier.remove(i)
             node = self._nodes[i]
-            if i in inside or i in self._excluded or not self._is_elementwise(node) or node.shape != self._nodes[root].shape:
+            if (
+                i in inside
+                or i in self._excluded
+                or not self._is_elementwise(node)
+                or node.shape != self._nodes[root].shape
+            ):
                 continue
             if all(j in inside or self._is_plain(j) for j in node.inputs):
                 inside.add(i)
@@ -86,7 +93,9 @@ class ActivationFinder:
     def _is_plain(self, i: int) -> bool:
         """A constant that can stand in a replay: a learned slope, or a single number made inside the model."""
         node = self._nodes[i]
-        return (node.name == "constant" and prod(node.shape) == 1) or (node.name == "parameter" and len(node.shape) <= 1)
+        return (node.name == "constant" and prod(node.shape) == 1) or (
+            node.name == "parameter" and len(node.shape) <= 1
+        )
 
     def _leaves(self, i: int, region: list[int]) -> bool:
         return self._nodes[i].output or not self._consumers[i] or any(c not in region for c in self._consumers[i])
@@ -142,7 +151,7 @@ class ActivationFinder:
                 if nodes[i].name == "prelu":
                     values[i] = torch.where(args[0] >= 0, args[0], args[0] * args[1])
                 elif nodes[i].name == "rrelu":  # its mean slope: the random one has no gain of its own
-                    values[i] = torch.nn.functional.rrelu(*args[:3], training=False)
+                    values[i] = torch.rrelu(args[0], args[1], args[2], False)
                 else:
                     values[i] = call(*args, **{k: v for k, v in kwargs.items() if k != "out"})
             return values[end]

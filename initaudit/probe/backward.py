@@ -37,7 +37,7 @@ def output_tensors(output: Any) -> list[Tensor]:
 
 
 def differentiable(tensors: list[Tensor]) -> list[Tensor]:
-    """The tensors to drive the backward pass from: floating ones with a gradient, and losses only when there is nothing else."""
+    """The tensors that drive the backward pass: those with a gradient, and losses only when there is nothing else."""
     with_grad = [t for t in tensors if t.requires_grad and (t.is_floating_point() or t.is_complex())]
     return [t for t in with_grad if t.numel() > 1] or with_grad
 
@@ -45,21 +45,25 @@ def differentiable(tensors: list[Tensor]) -> list[Tensor]:
 def cotangents(tensors: list[Tensor], seed: int) -> list[Tensor]:
     """Seeded N(0, 1) noise for each tensor.
 
-    Never ones: the gradient of a sum grows by itself in a ReLU net and is exactly zero behind a softmax or a normalization.
-    Never the square of the output: where the output has vanished the gradient would vanish with it.
+    Never ones: the gradient of a sum grows by itself in a ReLU net and is exactly zero behind a softmax or a
+    normalization. Never the square of the output: where the output has vanished the gradient would vanish with it.
     """
     noise = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed))
-    drawn = []
+    drawn: list[Tensor] = []
     for tensor in tensors:
         repeats = -(-tensor.numel() // _BLOCK)
-        flat = noise.roll(len(drawn)).repeat(repeats)[: tensor.numel()] if repeats > 1 else noise.roll(len(drawn))[: tensor.numel()]
+        flat = (
+            noise.roll(len(drawn)).repeat(repeats)[: tensor.numel()]
+            if repeats > 1
+            else noise.roll(len(drawn))[: tensor.numel()]
+        )
         drawn.append(flat.reshape(tensor.shape).to(device=tensor.device, dtype=tensor.dtype))
     return drawn
 
 
 @contextmanager
 def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Yields a dict that fills, during the backward pass, with ``(mean square, number of non-finite)`` by parameter name.
+    """Yields a dict that the backward pass fills with ``(mean square, number of non-finite)`` by parameter name.
 
     Each gradient is reduced and freed when it is complete, so the gradients never exist side by side.
     """
@@ -74,7 +78,9 @@ def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Te
             values = (grad.coalesce().values() if grad.is_sparse else grad).detach()
             scale = values.numel() / max(1, parameter.numel())
             norm = torch.linalg.vector_norm(values.abs() if values.is_complex() else values, dtype=torch.float32)
-            mean_square = (norm.double() ** 2 if norm.device.type != "mps" else norm**2) / max(1, values.numel()) * scale
+            mean_square = (
+                (norm.double() ** 2 if norm.device.type != "mps" else norm**2) / max(1, values.numel()) * scale
+            )
             bad = (~torch.isfinite(norm)).sum()
             previous = reduced.get(name)
             if previous is not None:
@@ -87,7 +93,8 @@ def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Te
     try:
         for name, parameter in model.named_parameters():
             if parameter.requires_grad and parameter.is_leaf:
-                handles.append(parameter.register_post_accumulate_grad_hook(reducer(name)))
+                handle = parameter.register_post_accumulate_grad_hook(reducer(name))  # type: ignore[no-untyped-call]
+                handles.append(handle)
         yield reduced
     finally:
         for handle in handles:

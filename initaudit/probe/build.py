@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from torch import nn
@@ -77,18 +78,23 @@ class RecordBuilder:
         is_module = fqn == _owner(name) and owner is not None
         fan_in, fan_out, repeats = ref.fan_in, ref.fan_out, 1
         parameter = self._tensors.get(name)
-        if owner is not None and node.role is not Role.EMBEDDING and node.name not in ops.PRODUCTS and parameter is not None:
+        if (
+            owner is not None
+            and node.role is not Role.EMBEDDING
+            and node.name not in ops.PRODUCTS
+            and parameter is not None
+        ):
             leaf = name.rsplit(".", 1)[-1]
-            try:
+            with suppress(UnknownLayerError):  # a class of the user's: the call itself tells the fans
                 fan_in, fan_out = fan_in_and_fan_out(owner, leaf)
-            except UnknownLayerError:
-                pass
             if node.name in ops.RECURRENT or leaf == "in_proj_weight":
                 repeats = max(1, round(parameter.shape[0] / fan_out))
         access = module_access(self._modules, fqn if is_module else _owner(name))
         weight = self.parameter(ref.names[0], fans=(fan_in, fan_out), repeats=repeats)
         if ref.derived is not None:  # judged as it is used, not as it is stored
-            weight = replace(ref.derived, grad_rms=weight.grad_rms, requires_grad=weight.requires_grad, aliases=weight.aliases)
+            weight = replace(
+                ref.derived, grad_rms=weight.grad_rms, requires_grad=weight.requires_grad, aliases=weight.aliases
+            )
             self._computed.add(ref.names[0])
         bias = self._bias(uses[0][0])
         fans = torch_fans(weight.shape) if len(weight.shape) >= 2 else None
@@ -111,7 +117,11 @@ class RecordBuilder:
         if node.bias is not None:
             return node.bias
         added = self._bias_add(node)
-        return next((self._nodes[i].parameters[0] for i in added.inputs if not self._nodes[i].live), None) if added else None
+        return (
+            next((self._nodes[i].parameters[0] for i in added.inputs if not self._nodes[i].live), None)
+            if added
+            else None
+        )
 
     def _bias_add(self, node: Node) -> Node | None:
         """The addition of a parameter vector right after a product: a bias written out by hand."""
@@ -184,7 +194,8 @@ class RecordBuilder:
         """Every parameter once, as it is stored."""
         known = {p.fqn: p for layer in layers for p in (layer.weight, layer.bias) if p is not None}
         return tuple(
-            known[name] if name in known and name not in self._computed else self.parameter(name) for name in self._aliases
+            known[name] if name in known and name not in self._computed else self.parameter(name)
+            for name in self._aliases
         )
 
 

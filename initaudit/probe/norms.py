@@ -16,8 +16,8 @@ _SCALE_STEPS = 10
 def mark_norms(nodes: list[Node]) -> set[int]:
     """Give such products the role NORM; returns the ids of their inner steps.
 
-    A product is a normalization when one factor is made from the other's own source by reductions and elementwise steps alone:
-    no layer stands between, which tells it from squeeze-and-excitation.
+    A product is a normalization when one factor is made from the other's own source by reductions and elementwise
+    steps alone: no layer stands between, which tells it from squeeze-and-excitation.
     """
     inner: set[int] = set()
     for node in nodes:

@@ -46,7 +46,9 @@ def split(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operands
     if name in ops.RECURRENT:
         return _recurrent(name, args)
     if name.startswith("conv"):
-        data, weight, bias = (_argument(args, kwargs, i, key) for i, key in zip(_CONV, ("input", "weight", "bias"), strict=True))
+        data, weight, bias = (
+            _argument(args, kwargs, i, key) for i, key in zip(_CONV, ("input", "weight", "bias"), strict=True)
+        )
         groups = _argument(args, kwargs, 6, "groups")
         stride = _argument(args, kwargs, 3, "stride")
         groups = groups if isinstance(groups, int) and groups > 0 else 1
@@ -54,7 +56,9 @@ def split(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operands
         return Operands((WeightUse(weight, fans[0], fans[1]),), data, bias)
     if name in _POSITIONS:
         where = _POSITIONS[name]
-        keys = {"linear": ("input", "weight", "bias"), "bilinear": ("input1", "weight", "bias")}.get(name, ("mat1", "mat2", "input"))
+        keys = {"linear": ("input", "weight", "bias"), "bilinear": ("input1", "weight", "bias")}.get(
+            name, ("mat1", "mat2", "input")
+        )
         data, weight, bias = (_argument(args, kwargs, i, key) for i, key in zip(where, keys, strict=True))
         if not isinstance(weight, Tensor) or not isinstance(data, Tensor):
             return None
@@ -84,7 +88,7 @@ def product(name: str, args: Sequence[Any], weight_at: int) -> Operands | None:
 
 
 def _einsum_fans(equation: str, weight: Tensor, data: Tensor, weight_at: int) -> tuple[float, float] | None:
-    """Fan-in is what is summed over, fan-out what only the weight brings to the output; shared letters are copies (experts)."""
+    """Fan-in is what is summed over, fan-out what only the weight brings; letters in all three are copies (experts)."""
     sides = equation.replace(" ", "").replace("...", "").split("->")
     terms = sides[0].split(",")
     if len(sides) != 2 or len(terms) != 2:
@@ -100,7 +104,9 @@ def _recurrent(name: str, args: Sequence[Any]) -> Operands | None:
     if name.endswith("_cell"):
         weights = [a for a in args[2:4] if isinstance(a, Tensor)]
     else:
-        groups = [a for a in args if isinstance(a, (list, tuple)) and len(a) >= 2 and all(isinstance(t, Tensor) for t in a)]
+        groups = [
+            a for a in args if isinstance(a, (list, tuple)) and len(a) >= 2 and all(isinstance(t, Tensor) for t in a)
+        ]
         weights = [w for w in groups[-1] if w.dim() == 2] if groups else []
     uses = [WeightUse(w, float(w.shape[1]), float(w.shape[0])) for w in weights]
     return Operands(tuple(uses), args[0]) if uses and isinstance(args[0], Tensor) else None

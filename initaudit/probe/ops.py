@@ -9,53 +9,57 @@ from __future__ import annotations
 from initaudit.records import Role
 
 ACTIVATIONS = frozenset(
-    "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh tanh sigmoid hardsigmoid logsigmoid "
-    "softplus softsign tanhshrink hardshrink softshrink threshold expit erf erfc sin cos exp expm1 exp2 log log1p log2 "
-    "sqrt rsqrt square reciprocal abs absolute pow float_power __pow__ __rpow__ clamp clamp_min clamp_max clip "
-    "sign sinc atan arctan sinh cosh asinh tan logit nan_to_num".split()
+    "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh tanh sigmoid hardsigmoid "
+    "logsigmoid softplus softsign tanhshrink hardshrink softshrink threshold expit erf erfc sin cos exp expm1 "
+    "exp2 log log1p log2 sqrt rsqrt square reciprocal abs absolute pow float_power __pow__ __rpow__ clamp "
+    "clamp_min clamp_max clip sign sinc atan arctan sinh cosh asinh tan logit nan_to_num".split()
 )
 SCALES = frozenset(
-    "dropout alpha_dropout feature_dropout feature_alpha_dropout dropout1d dropout2d dropout3d neg __neg__ negative positive".split()
+    "dropout alpha_dropout feature_dropout feature_alpha_dropout dropout1d dropout2d dropout3d neg __neg__ "
+    "negative positive".split()
 )
 CHOICES = frozenset("where masked_fill masked_scatter round floor ceil trunc frac fmod remainder lerp".split())
 ADDS = frozenset("add __add__ __radd__ __iadd__ sub __sub__ __rsub__ __isub__ subtract rsub addcmul addcdiv".split())
 MULS = frozenset(
-    "mul __mul__ __rmul__ __imul__ multiply div __truediv__ __rtruediv__ __rdiv__ __itruediv__ __idiv__ true_divide divide "
-    "maximum minimum max min".split()
+    "mul __mul__ __rmul__ __imul__ multiply div __truediv__ __rtruediv__ __rdiv__ __itruediv__ __idiv__ "
+    "true_divide divide maximum minimum max min".split()
 )
 NORMS = frozenset(
     "layer_norm batch_norm group_norm instance_norm rms_norm local_response_norm normalize native_layer_norm "
     "native_batch_norm native_group_norm".split()
 )
 ATTENTION = frozenset(
-    "softmax log_softmax softmin gumbel_softmax scaled_dot_product_attention matmul __matmul__ __rmatmul__ mm bmm baddbmm "
-    "einsum tensordot inner outer cdist".split()
+    "softmax log_softmax softmin gumbel_softmax scaled_dot_product_attention matmul __matmul__ __rmatmul__ mm bmm "
+    "baddbmm einsum tensordot inner outer cdist".split()
 )
 POOLS = frozenset(
-    "mean sum nansum amax amin logsumexp var std norm vector_norm cumsum max_pool1d max_pool2d max_pool3d avg_pool1d "
-    "avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d "
-    "adaptive_max_pool2d adaptive_max_pool3d lp_pool1d lp_pool2d interpolate upsample grid_sample argmax topk "
-    "scatter_add index_add scatter_reduce".split()
+    "mean sum nansum amax amin logsumexp var std norm vector_norm cumsum max_pool1d max_pool2d max_pool3d "
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
+    "adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d lp_pool1d lp_pool2d interpolate upsample "
+    "grid_sample argmax topk scatter_add index_add scatter_reduce".split()
 )
 CONCATS = frozenset("cat concat concatenate stack hstack vstack dstack pad constant_pad_nd".split())
 VIEWS = frozenset(
-    "view reshape view_as reshape_as flatten unflatten transpose permute movedim moveaxis swapaxes swapdims squeeze unsqueeze "
-    "expand expand_as repeat repeat_interleave tile contiguous clone detach to type type_as float double half bfloat16 cpu cuda "
-    "chunk split split_with_sizes tensor_split unbind narrow select __getitem__ index_select gather take take_along_dim "
-    "masked_select roll flip t adjoint T mT H mH data real imag diagonal unfold fold pixel_shuffle pixel_unshuffle "
-    "channel_shuffle requires_grad_ alias view_as_real view_as_complex broadcast_to ravel sort broadcast_tensors atleast_1d "
-    "atleast_2d atleast_3d rot90 tril triu complex resolve_conj conj hsplit vsplit dsplit as_strided".split()
+    "view reshape view_as reshape_as flatten unflatten transpose permute movedim moveaxis swapaxes swapdims "
+    "squeeze unsqueeze expand expand_as repeat repeat_interleave tile contiguous clone detach to type type_as "
+    "float double half bfloat16 cpu cuda chunk split split_with_sizes tensor_split unbind narrow select "
+    "__getitem__ index_select gather take take_along_dim masked_select roll flip t adjoint T mT H mH data real "
+    "imag diagonal unfold fold pixel_shuffle pixel_unshuffle channel_shuffle requires_grad_ alias view_as_real "
+    "view_as_complex broadcast_to ravel sort broadcast_tensors atleast_1d atleast_2d atleast_3d rot90 tril triu "
+    "complex resolve_conj conj hsplit vsplit dsplit as_strided".split()
 )
 LAYERS = frozenset(
-    "linear addmm addbmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d bilinear lstm gru rnn_tanh "
-    "rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split()
+    "linear addmm addbmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d bilinear lstm "
+    "gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split()
 )
 PRODUCTS = frozenset("matmul __matmul__ __rmatmul__ mm bmm baddbmm einsum tensordot mv _grouped_mm grouped_mm".split())
 EMBEDDINGS = frozenset("embedding embedding_bag".split())
 RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())
 OVER_BATCH = frozenset("batch_norm native_batch_norm".split())
 REDUCTIONS_TO_LOSS = frozenset("cross_entropy nll_loss".split())
-COMPARISONS = frozenset("gt lt ge le eq ne __gt__ __lt__ __ge__ __le__ __eq__ __ne__ greater less logical_not sgn".split())
+COMPARISONS = frozenset(
+    "gt lt ge le eq ne __gt__ __lt__ __ge__ __le__ __eq__ __ne__ greater less logical_not sgn".split()
+)
 ELEMENTWISE = ACTIVATIONS | SCALES | CHOICES | ADDS | MULS | COMPARISONS
 
 # Outputs beyond which the derivative is below about 6% of its maximum: |tanh(z)| = 0.97 is |z| = 2.09.
@@ -72,7 +76,7 @@ _NOT_IN_PLACE = {"__iadd__": "__add__", "__isub__": "__sub__", "__imul__": "__mu
 
 
 def base_name(name: str) -> str:
-    """The function's name without the mark of being in place: ``relu_`` and ``__iadd__`` act as ``relu`` and ``__add__``."""
+    """The name without the mark of being in place: ``relu_`` and ``__iadd__`` act as ``relu`` and ``__add__``."""
     if name.startswith("__"):
         return _NOT_IN_PLACE.get(name, name)
     return name[:-1] if name.endswith("_") else name
@@ -108,6 +112,10 @@ def role_of(name: str, moving: int) -> Role:
 
 def unit_dim(name: str, dim: int) -> int:
     """Where the units lie in an output of ``dim`` dimensions of function ``name``: channels for images, else the last."""
-    if name.startswith(("conv", "max_pool", "avg_pool", "adaptive_")) or name in ("batch_norm", "group_norm", "instance_norm"):
+    if name.startswith(("conv", "max_pool", "avg_pool", "adaptive_")) or name in (
+        "batch_norm",
+        "group_norm",
+        "instance_norm",
+    ):
         return 1 if dim > 2 else -1
     return -1

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 class Snapshot:
     """The state of a model: parameters, buffers, gradients, flags, hooks and plain attributes of every module.
 
-    Buffers and plain tensor attributes are copied at once, for they are small. Parameters are copied only when something is about to write to them
-    (:meth:`before_write`), so that a large model costs no second copy.
+    Buffers and plain tensor attributes are copied at once, for they are small. Parameters are copied only when
+    something is about to write to them (:meth:`before_write`), so that a large model costs no second copy.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -27,7 +27,7 @@ class Snapshot:
         self._written: list[tuple[Tensor, Tensor]] = []
         self._storages: dict[int, list[Tensor]] = {}
         for p in model.parameters():
-            if not _is_lazy(p) and p.layout is torch.strided:
+            if not isinstance(p, nn.UninitializedParameter) and p.layout is torch.strided:
                 self._storages.setdefault(p.untyped_storage().data_ptr(), []).append(p)
             p.grad = None
         self._generators = [
@@ -58,10 +58,6 @@ class Snapshot:
                     tensor.copy_(copy)
         for generator, state in self._generators:
             generator.set_state(state)
-
-
-def _is_lazy(tensor: Tensor) -> bool:
-    return isinstance(tensor, torch.nn.parameter.UninitializedTensorMixin)
 
 
 def _state_tensors(model: nn.Module) -> Iterator[Tensor]:
@@ -96,8 +92,8 @@ def _refill(value: Any, content: Any) -> None:
 @contextmanager
 def random_state(seed: int) -> Iterator[None]:
     """Seed every global generator inside, and set each back to where it was afterwards."""
-    states = (torch.get_rng_state(), random.getstate(), np.random.get_state())  # noqa: NPY002
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
+    states = (torch.get_rng_state(), random.getstate(), np.random.get_state())
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
     try:
         seed_all(seed)
@@ -105,7 +101,7 @@ def random_state(seed: int) -> Iterator[None]:
     finally:
         torch.set_rng_state(states[0])
         random.setstate(states[1])
-        np.random.set_state(states[2])  # noqa: NPY002
+        np.random.set_state(states[2])
         if devices is not None:
             torch.cuda.set_rng_state_all(devices)
         if mps is not None:
@@ -116,7 +112,7 @@ def seed_all(seed: int) -> None:
     """Seed the generators that models draw from: torch's (all devices), Python's and numpy's."""
     torch.manual_seed(seed)
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+    np.random.seed(seed % 2**32)
 
 
 @contextmanager

@@ -41,7 +41,8 @@ def probe(
     """Run ``model(*args, **kwargs)`` forward and backward once and return what was seen.
 
     The model, the random generators and the process are afterwards as they were, whatever happens. BatchNorm layers
-    use batch statistics during the run, as in training, for at initialization their running statistics normalize nothing.
+    use batch statistics during the run, as in training, for at initialization their running statistics normalize
+    nothing.
 
     Raises:
         AuditError: with stage ``"forward"`` or ``"backward"`` when the model's own code fails there.
@@ -67,7 +68,9 @@ def probe(
         first = next(model.parameters(), torch.empty(0))
         return Trace(
             target=target,
-            environment=Environment(torch.__version__, str(first.device), str(first.dtype).removeprefix("torch."), seed),
+            environment=Environment(
+                torch.__version__, str(first.device), str(first.dtype).removeprefix("torch."), seed
+            ),
             inputs=inputs,
             inputs_source=inputs_source,
             loss=loss_name or (COTANGENT if loss is None else getattr(loss, "__name__", "loss")),
@@ -105,7 +108,10 @@ def _forward(
     for tensor in tensors:
         tape.mark_output(tensor)
     if not tensors:
-        raise AuditError("forward", f"the model returned no tensor, but {type(output).__name__}; expected a tensor or a container of them")
+        raise AuditError(
+            "forward",
+            f"the model returned no tensor, but {type(output).__name__}; expected a tensor or a container of them",
+        )
     return tensors, called, value
 
 
@@ -114,7 +120,9 @@ def _backward(
 ) -> tuple[dict[str, tuple[Tensor, Tensor]], list[Unjudged]]:
     roots = backward.differentiable(outputs) if value is None else [value] if value.requires_grad else []
     if not roots:
-        return {}, [Unjudged("", "no output has a gradient (frozen, detached or not differentiable): gradients were not judged")]
+        return {}, [
+            Unjudged("", "no output has a gradient (frozen, detached or not differentiable): gradients were not judged")
+        ]
     with backward.parameter_gradients(model) as gradients:
         try:
             cotangents = backward.cotangents(roots, seed) if value is None else None
@@ -130,7 +138,9 @@ def describe_exception(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None:
         filename = trace.tb_frame.f_code.co_filename
-        library = f"{'/'}site-packages{'/'}" in filename.replace("\\", "/") or f"{'/'}initaudit{'/'}" in filename.replace("\\", "/")
+        library = f"{'/'}site-packages{'/'}" in filename.replace(
+            "\\", "/"
+        ) or f"{'/'}initaudit{'/'}" in filename.replace("\\", "/")
         if not library and not filename.startswith("<"):
             place = f" (at {filename}:{trace.tb_lineno}, in {trace.tb_frame.f_code.co_name})"
         trace = trace.tb_next

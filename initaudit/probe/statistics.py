@@ -1,10 +1,10 @@
 """Statistics of tensors, measured where they live and read once at the end.
 
-:meth:`Statistics.measure` reduces a tensor to one small float64 vector on the tensor's own device and keeps nothing else of it;
-:meth:`Statistics.collect` brings all vectors over in a single transfer. A tensor of more than ``SAMPLE`` elements is
-sampled: whole units (channels, features) at the same random positions of the same random samples, so that
-unit-level and across-sample statistics mean what they say. The subset depends on the shape and the seed only,
-so two networks that compute the same numbers report the same numbers. Non-finite values are found exactly.
+:meth:`Statistics.measure` reduces a tensor to one small float64 vector on the tensor's own device and keeps nothing
+else of it; :meth:`Statistics.collect` brings all vectors over in a single transfer. A tensor of more than ``SAMPLE``
+elements is sampled: whole units (channels, features) at the same random positions of the same random samples, so that
+unit-level and across-sample statistics mean what they say. The subset depends on the shape and the seed only, so two
+networks that compute the same numbers report the same numbers. Non-finite values are found exactly.
 """
 
 from __future__ import annotations
@@ -204,7 +204,8 @@ def _mean_cosine(rows: Tensor) -> Tensor:
     unit = rows / norms.clamp_min(torch.finfo(rows.dtype).tiny)
     alive = (norms > 0).sum()
     dead_pairs = n * n - n - alive * (alive - 1)
-    return (unit.sum(0).square().sum() - alive + dead_pairs) / (n * n - n)
+    mean: Tensor = (unit.sum(0).square().sum() - alive + dead_pairs) / (n * n - n)
+    return mean
 
 
 def _histogram(x: Tensor) -> tuple[Tensor, Tensor]:

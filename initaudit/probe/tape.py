@@ -1,8 +1,9 @@
 """The op tape: every torch-level call of one forward pass, as a graph over tensor identity.
 
-A :class:`torch.overrides.TorchFunctionMode` sees what module hooks cannot: ``F.relu``, ``x.tanh()``, operators, in-place
-calls, bare parameters, one module used in many places. Module hooks only tell the *scope*: which module is running.
-Gradients come from hooks on autograd nodes, never from full backward hooks of modules, which break in-place activations.
+A :class:`torch.overrides.TorchFunctionMode` sees what module hooks cannot: ``F.relu``, ``x.tanh()``, operators,
+in-place calls, bare parameters, one module used in many places. Module hooks only tell the *scope*: which module is
+running. Gradients come from hooks on autograd nodes, never from full backward hooks of modules, which break in-place
+activations.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from initaudit.probe import operands, ops
@@ -149,7 +150,9 @@ class Tape(TorchFunctionMode):
                 return
             derived = None
             if node.computed:
-                derived = parameter_record(node.parameters[0], use.tensor, fans=(use.fan_in, use.fan_out), torch_fans=None)
+                derived = parameter_record(
+                    node.parameters[0], use.tensor, fans=(use.fan_in, use.fan_out), torch_fans=None
+                )
             call.weights += (WeightRef(node.parameters, use.fan_in, use.fan_out, derived),)
         call.data = self.node_of(found.data)
         if found.bias is not None:
@@ -200,14 +203,31 @@ class Tape(TorchFunctionMode):
         is_layer = bool(call.weights)
         role = self._role(call, parents, len(moving), live)
         node = self._add(
-            call.name, role, call.inputs, tensor, live=live, moving=tensor.is_floating_point() and live and bool(moving or is_layer)
+            call.name,
+            role,
+            call.inputs,
+            tensor,
+            live=live,
+            moving=tensor.is_floating_point() and live and bool(moving or is_layer),
         )
         if is_layer or not live:
-            node.parameters = tuple(dict.fromkeys(q for p in parents if not p.live for q in p.parameters))[:_MAX_PARAMETERS]
-            node.weight_like = not live and not is_layer and all(p.weight_like or not p.parameters for p in parents) and bool(node.parameters)
+            node.parameters = tuple(dict.fromkeys(q for p in parents if not p.live for q in p.parameters))[
+                :_MAX_PARAMETERS
+            ]
+            node.weight_like = (
+                not live
+                and not is_layer
+                and all(p.weight_like or not p.parameters for p in parents)
+                and bool(node.parameters)
+            )
             node.computed = call.name not in ops.VIEWS or any(p.computed for p in parents)
         node.unit_dim = self._unit_dim(call.name, node, moving)
-        node.weights, node.bias, node.data, node.input_measurement = call.weights, call.bias, call.data, call.input_measurement
+        node.weights, node.bias, node.data, node.input_measurement = (
+            call.weights,
+            call.bias,
+            call.data,
+            call.input_measurement,
+        )
         node.call, node.arguments = (call.func, call.arguments) if call.arguments else (None, ((), {}))
         if (node.moving and role is not Role.VIEW) or is_layer:
             self._measure(node, tensor)
@@ -237,7 +257,8 @@ class Tape(TorchFunctionMode):
                 if gradient is not None:
                     node.gradient = self._statistics.measure(gradient, node.unit_dim)
 
-            # On the autograd node, not the tensor: a tensor written in place later carries its hooks into another graph.
+            # On the autograd node, not the tensor: a tensor written in place later carries its hooks into another
+            # graph.
             tensor.grad_fn.register_prehook(hook)
 
     def _overwrite_base(self, base: Tensor, part: Node) -> None:
@@ -299,10 +320,15 @@ class _Call:
     arguments: tuple[Any, Any] | None = None
 
 
+_QUERIES = frozenset(
+    "size dim ndimension stride numel nelement element_size item tolist numpy get_device backward register_hook data_ptr "
+    "__set__ __bool__ __len__ __repr__ __format__ __hash__ __contains__ untyped_storage storage_offset".split()
+)
+
+
 def _records(name: str) -> bool:
-    """Whether a call changes or makes a value; queries such as ``size`` or ``is_floating_point`` do not."""
-    return not (name.startswith(("is_", "size", "dim", "stride", "__len__", "__repr__", "__hash__", "numel", "element_size"))
-                or name in ("item", "tolist", "numpy", "get_device", "backward", "register_hook", "data_ptr", "__set__", "__bool__"))  # fmt: skip
+    """Whether a call under this name changes or makes a value; queries such as ``size`` do not."""
+    return name not in _QUERIES and not name.startswith("is_")
 
 
 def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
@@ -317,7 +343,8 @@ def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
             yield from tensors_in(v, depth - 1)
 
 
-# The same function without its own check for an active mode: the calls inside it then reach the tape one by one, out_proj among them.
+# The same function without its own check for an active mode: the calls inside it then reach the tape one by one,
+# out_proj among them.
 _open_attention = types.FunctionType(
     F.multi_head_attention_forward.__code__,
     {**F.multi_head_attention_forward.__globals__, "has_torch_function": lambda _: False},

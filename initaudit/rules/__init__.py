@@ -7,6 +7,7 @@ import importlib
 from collections.abc import Sequence
 
 from initaudit.errors import UsageError
+from initaudit.records import Finding, Trace
 from initaudit.rules import (
     bias_dominates,
     dead_units,
@@ -33,7 +34,6 @@ from initaudit.rules import (
 )
 from initaudit.rules.base import Rule
 from initaudit.rules.diagnosis import diagnose_with
-from initaudit.records import Finding, Trace
 
 # In causal order: what an earlier rule has found explains what a later one sees at the same layers.
 RULES: tuple[Rule, ...] = (
@@ -97,7 +97,8 @@ def rule_page(rule: Rule) -> str:
     """The rule's page in Markdown: the docstring of its module under its code and name."""
     module = importlib.import_module(rule.check.__module__)
     summary, _, body = (module.__doc__ or "").partition("\n")
-    head = f"# {rule.code} {rule.name}\n\n{summary}\n\nSeverity: at worst {rule.severity.value}. Limit: {rule.limit.value:.3g} {rule.limit.unit} ({rule.limit.source}).\n"
+    limit = f"{rule.limit.value:.3g} {rule.limit.unit} ({rule.limit.source})"
+    head = f"# {rule.code} {rule.name}\n\n{summary}\n\nSeverity: at worst {rule.severity.value}. Limit: {limit}.\n"
     return f"{head}{body.rstrip()}\n"
 
 

@@ -2,8 +2,8 @@
 
 ## What it measures
 
-The fraction of units (channels) of an activation's output that are exactly zero on every sample and position of the batch, less the fraction
-expected at the correlation that the samples have there.
+The fraction of units (channels) of an activation's output that are exactly zero on every sample and position of the
+batch, less the fraction expected at the correlation that the samples have there.
 
 ## Why it matters
 
@@ -25,9 +25,10 @@ Biases at zero, weights with mean zero. Where inputs are all positive, centre th
 
 ## Limit and where it comes from
 
-An excess of 25% of the units is a warning, of 50% an error. A healthy He-initialized ReLU net has 29% of its units dead on a batch of 32 at layer 20, since
-its samples have become alike; a fixed limit would call it sick. The expected fraction is
-`E[Φ(t·sqrt(ρ/(1-ρ)))^B]` for `B` samples at correlation `ρ`; three standard errors of the count are added.
+An excess of 25% of the units is a warning, of 50% an error. A healthy He-initialized ReLU net has 29% of its units
+dead on a batch of 32 at layer 20, since its samples have become alike; a fixed limit would call it sick. The expected
+fraction is `E[Φ(t·sqrt(ρ/(1-ρ)))^B]` for `B` samples at correlation `ρ`; three standard errors of the count are
+added.
 
 ## References
 
@@ -59,6 +60,7 @@ def _excess(call: LayerCall) -> tuple[float, float, float] | None:
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     found = []
     for layer, call, op in flow.layer_calls():
         excess = _excess(call)
@@ -70,9 +72,11 @@ def check(flow: Flow) -> Iterator[Observation]:
         return
     layer, call, dead, expected, excess_fraction = max(found, key=lambda f: f[4] > _FAIL)
     bias = layer.bias
-    reason = f"; its bias has mean {bias.mean:.3g} against a pre-activation std of {call.pre_activation.std:.3g}" if (
-        bias is not None and call.pre_activation is not None and abs(bias.mean) > 2 * call.pre_activation.std
-    ) else ""
+    reason = (
+        f"; its bias has mean {bias.mean:.3g} against a pre-activation std of {call.pre_activation.std:.3g}"
+        if (bias is not None and call.pre_activation is not None and abs(bias.mean) > 2 * call.pre_activation.std)
+        else ""
+    )
     yield Observation(
         fqn=layer.fqn,
         message=f"{dead:.0%} of {call.activation.units if call.activation else 0} units are zero on every sample, "
@@ -90,6 +94,10 @@ RULE = Rule(
     code="IA103",
     name="dead-units",
     severity=Severity.ERROR,
-    limit=Limit(_FAIL, "fraction of units beyond the expected", "null by correlation: Poole 2016; share of a layer: common practice"),
+    limit=Limit(
+        _FAIL,
+        "fraction of units beyond the expected",
+        "null by correlation: Poole 2016; share of a layer: common practice",
+    ),
     check=check,
 )

@@ -1,4 +1,4 @@
-"""What the rules on the forward signal and on gradients share: the ways on which something drifts, and who drives it."""
+"""What the rules on signal and gradients share: the segments on which something drifts, and who drives it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from initaudit.records import Severity
 from initaudit.rules.flow import Flow, Segment, Step, drift_limit, expected_decay
 
-# Natural log of a mean-square ratio through depth. Six depth scales are the limit of easy training (Schoenholz 2017); He's 22-layer
-# Xavier net (-13) still trains, his 30-layer one (-19) and batch-normalized nets past sixteen depth scales (Yang 2019) do not.
+# Natural log of a mean-square ratio through depth. Six depth scales are the limit of easy training (Schoenholz 2017);
+# He's 22-layer Xavier net (-13) still trains, his 30-layer one (-19) and batch-normalized nets past sixteen depth
+# scales (Yang 2019) do not.
 WARN = 6.0
 FAIL = 16.0
 SIGNIFICANT = 0.25  # of a deviation from the fan-in rule, in ln Var[w]: 13% of the std
@@ -53,8 +54,8 @@ def judged_segments(flow: Flow) -> Iterator[Segment]:
 def forward_drift(segment: Segment) -> float:
     """The segment's drift of the signal, less what the correlation map of a healthy net takes away at that depth.
 
-    A last layer that is small is no loss: it only starts the outputs near zero, as a head at zero does on purpose (Fixup), and the
-    first step mends it. So a decay is counted up to what the last layer receives.
+    A last layer that is small is no loss: it only starts the outputs near zero, as a head at zero does on purpose
+    (Fixup), and the first step mends it. So a decay is counted up to what the last layer receives.
     """
     drift = segment.drift
     if drift >= 0:

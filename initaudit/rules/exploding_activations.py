@@ -2,13 +2,13 @@
 
 ## What it measures
 
-The same as `vanishing-activations`, in the other direction: the variance of activations across samples along the path that dominates the output, since the input or
-the last normalization.
+The same as `vanishing-activations`, in the other direction: the variance of activations across samples along the path
+that dominates the output, since the input or the last normalization.
 
 ## Why it matters
 
-Each layer multiplies the variance by `fan_in · Var[w] · E[φ²]`. Where that is above 1 the outputs grow exponentially with depth: the
-first loss is enormous, the first step throws the weights away, and half precision overflows.
+Each layer multiplies the variance by `fan_in · Var[w] · E[φ²]`. Where that is above 1 the outputs grow exponentially
+with depth: the first loss is enormous, the first step throws the weights away, and half precision overflows.
 
 ## Example that fires
 
@@ -27,12 +27,13 @@ for m in model:
 
 ## Remedy
 
-Scale the weights with `1/sqrt(fan_in)` and the gain of the activation that follows. In a residual net without normalization scale the last
-layer of each branch by `1/sqrt(2N)` for `N` blocks, or start it at zero.
+Scale the weights with `1/sqrt(fan_in)` and the gain of the activation that follows. In a residual net without
+normalization scale the last layer of each branch by `1/sqrt(2N)` for `N` blocks, or start it at zero.
 
 ## Limit and where it comes from
 
-The natural log of the variance ratio: a warning beyond 6, an error beyond 16, widened by what finite width gives to a healthy net; see `vanishing-activations`.
+The natural log of the variance ratio: a warning beyond 6, an error beyond 16, widened by what finite width gives to a
+healthy net; see `vanishing-activations`.
 
 ## References
 
@@ -52,6 +53,7 @@ from initaudit.rules.wording import observe_drift
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     for segment in drift.judged_segments(flow):
         found = drift.judge(segment, drift.forward_drift(segment))
         if found and found.amount > 0:
@@ -62,6 +64,8 @@ RULE = Rule(
     code="IA102",
     name="exploding-activations",
     severity=Severity.ERROR,
-    limit=Limit(math.exp(drift.FAIL / 2), "signal rms, end over start", "limits of trainability: Schoenholz 2017, Yang 2019"),
+    limit=Limit(
+        math.exp(drift.FAIL / 2), "signal rms, end over start", "limits of trainability: Schoenholz 2017, Yang 2019"
+    ),
     check=check,
 )

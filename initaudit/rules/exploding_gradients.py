@@ -6,8 +6,9 @@ The same as `vanishing-gradients`, in the other direction.
 
 ## Why it matters
 
-In a net with large weights and a saturating activation the forward pass looks calm, for tanh is bounded, while the gradient grows from layer to layer: the
-net is chaotic, neighbouring inputs are torn apart, and no learning rate suits the first and the last layer.
+In a net with large weights and a saturating activation the forward pass looks calm, for tanh is bounded, while the
+gradient grows from layer to layer: the net is chaotic, neighbouring inputs are torn apart, and no learning rate suits
+the first and the last layer.
 
 ## Example that fires
 
@@ -30,7 +31,8 @@ Weights with the gain of the activation that follows, so that the gradient's fac
 
 ## Limit and where it comes from
 
-Natural log of the ratio of sums of squares: a warning beyond 6, an error beyond 16, widened by what finite width does to a healthy net.
+Natural log of the ratio of sums of squares: a warning beyond 6, an error beyond 16, widened by what finite width does
+to a healthy net.
 
 ## References
 
@@ -51,6 +53,7 @@ from initaudit.rules.wording import observe_drift
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     for found in check_gradients(flow, 1):
         yield observe_drift(found, "the gradient grows on its way back")
 
@@ -59,6 +62,10 @@ RULE = Rule(
     code="IA202",
     name="exploding-gradients",
     severity=Severity.ERROR,
-    limit=Limit(math.exp(drift.FAIL / 2), "gradient norm, first layer over last", "limits of trainability: Schoenholz 2017, Yang 2019"),
+    limit=Limit(
+        math.exp(drift.FAIL / 2),
+        "gradient norm, first layer over last",
+        "limits of trainability: Schoenholz 2017, Yang 2019",
+    ),
     check=check,
 )

@@ -6,8 +6,9 @@ Whether a weight that misses the fan-in rule fits it with `fan_out` in place of 
 
 ## Why it matters
 
-`mode="fan_out"` keeps the gradient's scale instead of the signal's, which is a fair choice (He et al. 2015 show that either will do); a weight matrix that was transposed, or a fan taken from the wrong
-dimension, looks the same. In grouped convolutions torch's fan_out is too large by the number of groups.
+`mode="fan_out"` keeps the gradient's scale instead of the signal's, which is a fair choice (He et al. 2015 show that
+either will do); a weight matrix that was transposed, or a fan taken from the wrong dimension, looks the same. In
+grouped convolutions torch's fan_out is too large by the number of groups.
 
 ## Example that fires
 
@@ -45,6 +46,7 @@ from initaudit.rules.wording import describe_weight
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     steps = [s for s in deviating(flow) if is_fan_out(s)]
     yield from one_observation(steps, lambda s: f"{describe_weight(s)}; it fits fan_out")
 

@@ -1,4 +1,4 @@
-"""The signal's way through the graph: what each step does to it, where its scale is set anew, and by how much it drifts.
+"""The signal's way through the graph: what each step does to it, and where its scale is set anew.
 
 The *signal* at a value is what tells one sample from another: its variance across the samples of the batch. A deep
 network with biases can keep its mean square while its samples become one; this variance does not hide that.
@@ -36,14 +36,16 @@ def log_ratio(after: float | None, before: float | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One op on the way, what it did to the signal (``drift``, natural log of variance out over in) and to the mean square."""
+    """One op on the way; ``drift`` is the natural log of the signal's variance after it over that before it."""
 
     op: Op
     drift: float
     mean_square_drift: float
     layer: Layer | None = None
     call: LayerCall | None = None
-    deviation: float = 0.0  # ln of Var[w] found over what the variance rule allows, 0 inside: see :func:`weight_deviation`
+    deviation: float = (
+        0.0  # ln of Var[w] found over what the variance rule allows, 0 inside: see :func:`weight_deviation`
+    )
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ class Segment:
 
     @property
     def noise(self) -> float:
-        """Variance of the log of the signal's size that finite width alone gives: the sum of kappa over width (Hanin 2018)."""
+        """Variance of the log of the signal that finite width alone gives: sum of kappa over width (Hanin 2018)."""
         total = 0.0
         for step in self.layers:
             call = step.call
@@ -83,12 +85,12 @@ class Segment:
 
 
 def drift_limit(segment: Segment, base: float) -> float:
-    """``base`` widened by what width and depth do to a healthy net: the mean and 3.3 standard deviations of its log-normal drift."""
+    """``base`` and what width and depth do to a healthy net: mean and 3.3 deviations of its log-normal drift."""
     return base + segment.noise / 2 + 3.3 * math.sqrt(segment.noise)
 
 
 def expected_decay(activations: int) -> float:
-    """What a critical net loses by itself: the correlation map of ReLU brings ``1 - c`` down as ``44.4 / l**2`` (Poole 2016)."""
+    """What a critical net loses by itself: ReLU's correlation map has ``1 - c = 44.4 / l**2`` (Poole 2016)."""
     return min(0.0, math.log(44.41) - 2 * math.log(activations)) if activations else 0.0
 
 
@@ -190,9 +192,10 @@ class Flow:
 def weight_deviation(layer: Layer, around: Sequence[Activation | None]) -> float:
     """``ln(Var[w] · fan_in / gain²)`` for the nearest gain that one could ask for, 0 between them.
 
-    ``around`` are the activations before and after the layer. Authors differ in which of the two they scale for (the first layer has none
-    before it), and in the gain: the one that keeps the mean square, the one that keeps the gradient, torch's own table, and for a saturating
-    function also 1, its slope at zero, where signals neither grow nor die in the limit of depth (Schoenholz 2017).
+    ``around`` are the activations before and after the layer. Authors differ in which of the two they scale for (the
+    first layer has none before it), and in the gain: the one that keeps the mean square, the one that keeps the
+    gradient, torch's own table, and for a saturating function also 1, its slope at zero, where signals neither grow
+    nor die in the limit of depth (Schoenholz 2017).
     """
     mean_square = layer.weight.rms**2
     if not mean_square > 0 or not math.isfinite(mean_square):

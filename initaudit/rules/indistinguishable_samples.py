@@ -6,8 +6,9 @@ The variance of activations across samples, as in `vanishing-activations`, in ne
 
 ## Why it matters
 
-Biases, and the mean of a sigmoid or a softplus, keep the activations at a healthy size while what the input contributes dies out: a
-monitor that looks at the standard deviation sees nothing. The network computes a constant, and its gradient cannot tell one sample from another.
+Biases, and the mean of a sigmoid or a softplus, keep the activations at a healthy size while what the input
+contributes dies out: a monitor that looks at the standard deviation sees nothing. The network computes a constant,
+and its gradient cannot tell one sample from another.
 
 ## Example that fires
 
@@ -23,12 +24,14 @@ model = nn.Sequential(*layers, nn.Linear(64, 10))
 
 ## Remedy
 
-Weights with the gain of the activation that follows, biases at zero. Behind a sigmoid no scale of the weights is enough:
-its output has a mean of one half. Use a centred activation (tanh), a normalization layer, or residual connections.
+Weights with the gain of the activation that follows, biases at zero. Behind a sigmoid no scale of the weights is
+enough: its output has a mean of one half. Use a centred activation (tanh), a normalization layer, or residual
+connections.
 
 ## Limit and where it comes from
 
-The natural log of the variance ratio, as in `vanishing-activations`: a warning beyond -6, an error beyond -16, the decay of a healthy net of that depth left out.
+The natural log of the variance ratio, as in `vanishing-activations`: a warning beyond -6, an error beyond -16, the
+decay of a healthy net of that depth left out.
 
 ## References
 
@@ -49,6 +52,7 @@ from initaudit.rules.wording import observe_drift
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     for segment in drift.judged_segments(flow):
         found = drift.judge(segment, drift.forward_drift(segment))
         if found and found.amount < 0 and segment.mean_square_drift >= KEEPS_SIZE:
@@ -59,6 +63,8 @@ RULE = Rule(
     code="IA105",
     name="indistinguishable-samples",
     severity=Severity.ERROR,
-    limit=Limit(math.exp(-drift.FAIL / 2), "signal rms, end over start", "correlation map: Poole 2016, Schoenholz 2017"),
+    limit=Limit(
+        math.exp(-drift.FAIL / 2), "signal rms, end over start", "correlation map: Poole 2016, Schoenholz 2017"
+    ),
     check=check,
 )

@@ -6,8 +6,8 @@ The value of the cross-entropy that the model or the given loss computes, agains
 
 ## Why it matters
 
-Before training a classifier knows nothing, and a loss of `ln C` says so. Above it the net is confidently wrong, and the first
-epoch only unlearns that.
+Before training a classifier knows nothing, and a loss of `ln C` says so. Above it the net is confidently wrong, and
+the first epoch only unlearns that.
 
 ## Example that fires
 
@@ -37,7 +37,8 @@ Scale the output layer down, or start it at zero.
 
 ## Limit and where it comes from
 
-Half of `ln C` above it. Gaussian logits of std `s` start at `ln C + s²/2`; half of `ln C` is a std of 1.5 at ten classes.
+Half of `ln C` above it. Gaussian logits of std `s` start at `ln C + s²/2`; half of `ln C` is a std of 1.5 at ten
+classes.
 
 ## References
 
@@ -57,6 +58,7 @@ _LIMIT = 1.5
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     trace = flow.trace
     if trace.loss_value is None or not trace.classes or trace.classes < 2 or not math.isfinite(trace.loss_value):
         return

@@ -6,8 +6,8 @@ The root mean square of what the model returns, where it comes from a layer that
 
 ## Why it matters
 
-Logits of rms `s` add about `s²/2` to a cross-entropy that should start at `ln C`, and the first steps only undo that. An embedding with unit variance
-tied to the output head gives logits of rms `sqrt(d)`.
+Logits of rms `s` add about `s²/2` to a cross-entropy that should start at `ln C`, and the first steps only undo that.
+An embedding with unit variance tied to the output head gives logits of rms `sqrt(d)`.
 
 ## Example that fires
 
@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initaudit.records import Op, Role, Severity
+from initaudit.records import Layer, LayerCall, Op, Role, Severity
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
 from initaudit.rules.wording import figure
@@ -44,6 +44,7 @@ _LIMIT = 10.0
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     for op in flow.trace.ops:
         if not op.output or not op.moving:
             continue
@@ -62,7 +63,8 @@ def check(flow: Flow) -> Iterator[Observation]:
         return
 
 
-def _last_layer(flow: Flow, op: Op):  # type: ignore[no-untyped-def]
+def _last_layer(flow: Flow, end: Op) -> tuple[Layer, LayerCall] | None:
+    op: Op | None = end
     while op is not None and op.role not in (Role.NORM, Role.ATTENTION, Role.JOIN, Role.EMBEDDING):
         found = flow.layer_of(op)
         if found is not None:

@@ -2,8 +2,8 @@
 
 ## What it measures
 
-The fraction of outputs of a saturating activation (tanh, sigmoid, hardtanh, erf, softsign ...) that lie where its slope is below about 6% of its
-steepest: `|tanh| > 0.97`.
+The fraction of outputs of a saturating activation (tanh, sigmoid, hardtanh, erf, softsign ...) that lie where its
+slope is below about 6% of its steepest: `|tanh| > 0.97`.
 
 ## Why it matters
 
@@ -28,8 +28,8 @@ Xavier initialization with the gain of the activation; inputs of unit variance.
 
 ## Limit and where it comes from
 
-A fifth of the outputs is a warning, half an error. Pre-activations of unit variance put 3.6% of a tanh's outputs beyond 0.97, Xavier with gain 5/3 5.4%; a fifth needs a
-variance of 2.7, far above any sane initialization.
+A fifth of the outputs is a warning, half an error. Pre-activations of unit variance put 3.6% of a tanh's outputs
+beyond 0.97, Xavier with gain 5/3 5.4%; a fifth needs a variance of 2.7, far above any sane initialization.
 
 ## References
 
@@ -48,6 +48,7 @@ _WARN, _FAIL = 0.2, 0.5
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     found = []
     for layer, call, _ in flow.layer_calls():
         share = call.activation.saturated if call.activation else None

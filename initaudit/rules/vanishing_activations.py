@@ -2,16 +2,16 @@
 
 ## What it measures
 
-The variance of activations across the samples of the batch, followed along the path that dominates the output, from the
-input (or from the last normalization, which sets the scale anew) to the end. What a layer does to it is its *drift*; pooling and attention, which
-average, are left out, and so is the slow decay that a critical net shows by itself (for ReLU the samples' correlation
-approaches 1 as `1 - 44/l²` over `l` layers).
+The variance of activations across the samples of the batch, followed along the path that dominates the output, from
+the input (or from the last normalization, which sets the scale anew) to the end. What a layer does to it is its
+*drift*; pooling and attention, which average, are left out, and so is the slow decay that a critical net shows by
+itself (for ReLU the samples' correlation approaches 1 as `1 - 44/l²` over `l` layers).
 
 ## Why it matters
 
-Each layer multiplies the variance by `fan_in · Var[w] · E[φ²]`. With torch's default for `nn.Linear`, `Var[w] = 1/(3·fan_in)`,
-and a ReLU, that is 1/6 per layer: after twenty layers nothing of the input reaches the output, and the gradient dies in
-the same way on its way back. The loss stays at `ln C`.
+Each layer multiplies the variance by `fan_in · Var[w] · E[φ²]`. With torch's default for `nn.Linear`, `Var[w] =
+1/(3·fan_in)`, and a ReLU, that is 1/6 per layer: after twenty layers nothing of the input reaches the output, and the
+gradient dies in the same way on its way back. The loss stays at `ln C`.
 
 ## Example that fires
 
@@ -27,17 +27,20 @@ model = nn.Sequential(*layers, nn.Linear(256, 10))
 
 ## Remedy
 
-Initialize with the gain of the activation that follows: `nn.init.kaiming_normal_(weight, nonlinearity="relu")` for ReLU, and biases at zero.
-For sigmoid no scale helps: use another activation, a normalization, or residual connections.
+Initialize with the gain of the activation that follows: `nn.init.kaiming_normal_(weight, nonlinearity="relu")` for
+ReLU, and biases at zero. For sigmoid no scale helps: use another activation, a normalization, or residual
+connections.
 
 ## Limit and where it comes from
 
-The natural log of the variance ratio: a warning beyond -6 (six depth scales are the limit of easy training) and an error beyond -16
-(He's 22-layer net under Xavier, -13, still trains; his 30-layer one, -19, does not), both widened by the drift that finite width gives to a healthy net.
+The natural log of the variance ratio: a warning beyond -6 (six depth scales are the limit of easy training) and an
+error beyond -16 (He's 22-layer net under Xavier, -13, still trains; his 30-layer one, -19, does not), both widened by
+the drift that finite width gives to a healthy net.
 
 ## References
 
-Glorot & Bengio 2010; He et al. 2015 (arXiv:1502.01852); Schoenholz et al. 2017 (arXiv:1611.01232); Hanin & Rolnick 2018 (arXiv:1803.01719).
+Glorot & Bengio 2010; He et al. 2015 (arXiv:1502.01852); Schoenholz et al. 2017 (arXiv:1611.01232); Hanin & Rolnick
+2018 (arXiv:1803.01719).
 """
 
 from __future__ import annotations
@@ -51,10 +54,13 @@ from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
 from initaudit.rules.wording import observe_drift
 
-KEEPS_SIZE = -4.0  # ln of the mean-square ratio above which the values themselves have not vanished, only what tells samples apart
+KEEPS_SIZE = (
+    -4.0
+)  # ln of the mean-square ratio above which the values themselves have not vanished, only what tells samples apart
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     for segment in drift.judged_segments(flow):
         found = drift.judge(segment, drift.forward_drift(segment))
         if found and found.amount < 0 and segment.mean_square_drift < KEEPS_SIZE:

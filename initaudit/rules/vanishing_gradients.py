@@ -2,13 +2,15 @@
 
 ## What it measures
 
-The sum of squares of the gradient at each layer's pre-activation, along the path that dominates the output, as the ratio of the first layer to the
-last; stretches behind a normalization are judged by themselves, since it divides the gradient by the scale it takes away. The backward pass starts from seeded noise of unit variance,
-so neither the loss nor its scale plays a part.
+The sum of squares of the gradient at each layer's pre-activation, along the path that dominates the output, as the
+ratio of the first layer to the last; stretches behind a normalization are judged by themselves, since it divides the
+gradient by the scale it takes away. The backward pass starts from seeded noise of unit variance, so neither the loss
+nor its scale plays a part.
 
 ## Why it matters
 
-A layer multiplies the gradient's sum of squares by `fan_out · Var[w] · E[φ'²]`, turned to widths. Below 1, the first layers learn exponentially more slowly than the last.
+A layer multiplies the gradient's sum of squares by `fan_out · Var[w] · E[φ'²]`, turned to widths. Below 1, the first
+layers learn exponentially more slowly than the last.
 
 ## Example that fires
 
@@ -28,7 +30,8 @@ The gain of the activation that follows; for sigmoid another activation, a norma
 
 ## Limit and where it comes from
 
-Natural log of the ratio: a warning beyond -6, an error beyond -16, widened by what finite width does to a healthy net. Absolute limits such as 1e-7 are useless: they depend on the loss, the batch and the width.
+Natural log of the ratio: a warning beyond -6, an error beyond -16, widened by what finite width does to a healthy
+net. Absolute limits such as 1e-7 are useless: they depend on the loss, the batch and the width.
 
 ## References
 
@@ -49,6 +52,7 @@ from initaudit.rules.wording import observe_drift
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     for found in check_gradients(flow, -1):
         yield observe_drift(found, "the gradient shrinks on its way back")
 
@@ -57,6 +61,10 @@ RULE = Rule(
     code="IA201",
     name="vanishing-gradients",
     severity=Severity.ERROR,
-    limit=Limit(math.exp(-drift.FAIL / 2), "gradient norm, first layer over last", "limits of trainability: Schoenholz 2017, He 2015"),
+    limit=Limit(
+        math.exp(-drift.FAIL / 2),
+        "gradient norm, first layer over last",
+        "limits of trainability: Schoenholz 2017, He 2015",
+    ),
     check=check,
 )

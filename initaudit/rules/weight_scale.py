@@ -1,4 +1,4 @@
-"""Layers whose weight deviates from the fan-in rule though the signal survives: shared by the rules on the scale of weights."""
+"""Layers that deviate from the fan-in rule though the signal survives: for the rules on the scale of weights."""
 
 from __future__ import annotations
 

@@ -6,7 +6,8 @@ The same as `weight-too-small`, in the other direction.
 
 ## Why it matters
 
-One such layer scales the output up, and with it the first loss. A stack of them is `exploding-activations` or `saturated-units`, which then is the finding.
+One such layer scales the output up, and with it the first loss. A stack of them is `exploding-activations` or
+`saturated-units`, which then is the finding.
 
 ## Example that fires
 
@@ -42,6 +43,7 @@ from initaudit.rules.wording import describe_weight
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     steps = [s for s in deviating(flow) if s.deviation > FACTOR_TWO and not is_fan_out(s)]
     yield from one_observation(steps, lambda s: f"{describe_weight(s)}; at this depth the signal bears it")
 

@@ -2,8 +2,9 @@
 
 ## What it measures
 
-The weight's root mean square times `sqrt(fan_in)`, over the gain that the activation before the layer asks for, in layers whose scale nothing takes away again
-(no normalization behind them). The weights alone decide this, so it is a hundred times sharper than any statistic of activations.
+The weight's root mean square times `sqrt(fan_in)`, over the gain that the activation before the layer asks for, in
+layers whose scale nothing takes away again (no normalization behind them). The weights alone decide this, so it is a
+hundred times sharper than any statistic of activations.
 
 ## Why it matters
 
@@ -23,7 +24,8 @@ The initializer given with the finding. Make a net deeper only after that.
 
 ## Limit and where it comes from
 
-Half of the std that the variance rule gives. torch's default for `nn.Linear` and convolutions, `U(±1/sqrt(fan_in))`, has 0.41 of what ReLU needs; it was kept for compatibility and follows no rule.
+Half of the std that the variance rule gives. torch's default for `nn.Linear` and convolutions, `U(±1/sqrt(fan_in))`,
+has 0.41 of what ReLU needs; it was kept for compatibility and follows no rule.
 
 ## References
 
@@ -42,6 +44,7 @@ from initaudit.rules.wording import describe_weight
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     steps = [s for s in deviating(flow) if s.deviation < -FACTOR_TWO and not is_fan_out(s)]
     yield from one_observation(steps, lambda s: f"{describe_weight(s)}; at this depth the signal survives it")
 

@@ -8,6 +8,7 @@ from initaudit.rules.base import Observation
 from initaudit.rules.drift import Drift
 from initaudit.rules.flow import Step
 
+
 def figure(value: float) -> str:
     """Three significant digits, the way a person would write them."""
     if value == 0 or not math.isfinite(value):
@@ -16,7 +17,7 @@ def figure(value: float) -> str:
 
 
 def observe_drift(found: Drift, what: str) -> Observation:
-    """A drift through depth as an observation at the layer that starts it, with the cure where weights are the cause."""
+    """A drift through depth as an observation at the layer that starts it, cured where weights are the cause."""
     steps = found.segment.layers
     first = found.first
     assert first.layer is not None

@@ -2,18 +2,20 @@
 
 ## What it measures
 
-The same ratio as `weight-too-small`, where it lies between one half and two but not at one: Xavier before ReLU has 0.71.
+The same ratio as `weight-too-small`, where it lies between one half and two but not at one: Xavier before ReLU has
+0.71.
 
 ## Why it matters
 
-A factor of 0.71 per layer is `2**-20` in variance after twenty layers, which then is `vanishing-activations`; in a few layers it does no harm.
+A factor of 0.71 per layer is `2**-20` in variance after twenty layers, which then is `vanishing-activations`; in a
+few layers it does no harm.
 
 ## Example that fires
 
 ```python
 from torch import nn
 
-model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256))
+model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256))
 for m in model:
     if isinstance(m, nn.Linear):
         nn.init.xavier_normal_(m.weight)
@@ -45,6 +47,7 @@ from initaudit.rules.wording import describe_weight
 
 
 def check(flow: Flow) -> Iterator[Observation]:
+    """What the page above describes, at each place where it is so."""
     steps = [s for s in deviating(flow) if abs(s.deviation) <= FACTOR_TWO and not is_fan_out(s)]
     yield from one_observation(steps, lambda s: f"{describe_weight(s)}: the gain of another activation")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from types import ModuleType
 
 from initaudit.errors import AuditError
 from initaudit.target.frames import is_library, user_error
+
+DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")  # package.module:attribute
 
 
 @dataclass(eq=False)

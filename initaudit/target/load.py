@@ -17,9 +17,8 @@ from initaudit.errors import AuditError, UsageError
 from initaudit.target.collecting import Survey, required_arguments, survey
 from initaudit.target.frames import user_error
 from initaudit.target.hub import timm_factory, transformers_factory
-from initaudit.target.importing import Scope, import_dotted, import_file
+from initaudit.target.importing import DOTTED, Scope, import_dotted, import_file
 
-_DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py")
 _NEVER_MODELS = frozenset({"setup.py", "conftest.py", "noxfile.py"})
 _SKIPPED_FOLDERS = frozenset({"__pycache__", "node_modules", "site-packages"})
@@ -83,7 +82,7 @@ def collect(spec: str) -> list[Target]:
             Target(f"{location}::{c.name}", c.name, _within(scope, c.build), not c.is_instance, module)
             for c in _surveyed(module, location).models
         ]
-    if _DOTTED.fullmatch(spec):
+    if DOTTED.fullmatch(spec):
         dotted, _, attribute = spec.partition(":")
         module = import_dotted(dotted)
         return [_named(spec, module, attribute.split("."), dotted, None)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -10,11 +9,9 @@ from typing import Any
 
 from initaudit.errors import AuditError, UsageError
 from initaudit.target.collecting import required_arguments
-from initaudit.target.importing import import_dotted, import_file
+from initaudit.target.importing import DOTTED, import_dotted, import_file
 
 Loss = Callable[[Any], Any]
-
-_DOTTED = re.compile(r"[A-Za-z_]\w*(\.\w+)*:[A-Za-z_]\w*(\.\w+)*")
 
 
 def resolve_loss(loss: str | Loss | None, module: ModuleType | None = None) -> Loss | None:
@@ -32,7 +29,7 @@ def resolve_loss(loss: str | Loss | None, module: ModuleType | None = None) -> L
     if "::" in loss and Path(loss.partition("::")[0]).is_file():
         path, *names = loss.split("::")
         owner: Any = import_file(Path(path), path)[0]
-    elif _DOTTED.fullmatch(loss):
+    elif DOTTED.fullmatch(loss):
         path, _, attribute = loss.partition(":")
         owner, names = import_dotted(path), attribute.split(".")
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from initaudit.errors import UsageError
+from initaudit.target.tree import dtype_name
 
 _NAMED = re.compile(r"(?P<name>[A-Za-z_]\w*)=(?P<rest>.*)", re.DOTALL)
 _SHORT = re.compile(r"\d+(x\d+)*")
@@ -66,18 +67,13 @@ def _draw(
         if not 1 <= high <= torch.iinfo(dtype).max:
             limit = torch.iinfo(dtype).max
             raise UsageError(
-                f"input {text!r}: the bound {high} is out of range, expected 1 to {limit} for {full_name(dtype)}"
+                f"input {text!r}: the bound {high} is out of range, expected 1 to {limit} for {dtype_name(dtype)}"
             )
     except TypeError as error:  # quantized and bit types
         raise UsageError(
-            f"input {text!r}: {full_name(dtype)} cannot be drawn, expected a float, an integer or bool"
+            f"input {text!r}: {dtype_name(dtype)} cannot be drawn, expected a float, an integer or bool"
         ) from error
     return torch.randint(high, sizes, generator=generator).to(dtype)
-
-
-def full_name(dtype: torch.dtype) -> str:
-    """``"int64"`` for ``torch.int64``."""
-    return str(dtype).removeprefix("torch.")
 
 
 def _from_file(text: str, path: str) -> Any:

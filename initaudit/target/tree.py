@@ -53,10 +53,15 @@ def _map_mapping(value: Mapping[Any, Any], function: Callable[[Tensor], Tensor])
     return result
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """``"int64"`` for ``torch.int64``."""
+    return str(dtype).removeprefix("torch.")
+
+
 def summary(value: Any) -> str:
     """``"float32[32,64]"`` for a tensor; containers are summarised by their first items."""
     if isinstance(value, Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')}[{','.join(map(str, value.shape))}]"
+        return f"{dtype_name(value.dtype)}[{','.join(map(str, value.shape))}]"
     if isinstance(value, PackedSequence):
         return f"PackedSequence({summary(value.data)})"
     if isinstance(value, Mapping):
