@@ -15,7 +15,7 @@ from initaudit.probe.restore import random_state
 from initaudit.probe.run import Loss, probe
 from initaudit.records import Report, Trace
 from initaudit.rules import diagnose
-from initaudit.target.inputs import Inputs, candidate_inputs
+from initaudit.target.inputs import Inputs, candidate_inputs, none_ran
 from initaudit.target.load import Target
 from initaudit.target.losses import resolve_loss
 
@@ -169,7 +169,7 @@ def _run(
     model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: the tape needs the calls themselves
     model, place, precision = _place(model, owned, resolve_device(device), resolve_dtype(dtype))
     progress("finding inputs")
-    failed: list[tuple[Inputs, AuditError]] = []
+    failed: list[tuple[Inputs, BaseException]] = []
     for candidate in candidate_inputs(model, given=given, module=module, name=name, seed=seed):
         fed = candidate.to(place or "cpu", precision)
         try:
@@ -187,13 +187,8 @@ def _run(
         except AuditError as error:
             if error.stage != "forward" or not candidate.source.startswith("inferred"):
                 raise
-            failed.append((candidate, error))
-    shapes = ", ".join(candidate.describe() for candidate, _ in failed)
-    raise AuditError(
-        "input",
-        f"no inferred input runs through {target} (tried {shapes}); the first failed with {failed[0][1]}. "
-        "Give one: --input float32[32,3,64,64], `initaudit_inputs = ...` in the file, or audit(model, inputs).",
-    )
+            failed.append((candidate, error.__cause__ or error))
+    raise none_ran(model, failed)
 
 
 def _place(

@@ -324,10 +324,21 @@ class Report:
 
         return render_json([self])
 
+    def to_html(self) -> str:
+        """The report as the terminal shows it, as one HTML page that needs nothing else."""
+        from initaudit.report.html import render_html
+
+        return render_html(self)
+
+    def _repr_html_(self) -> str:  # Jupyter's name for it
+        from initaudit.report.html import render_html
+
+        return render_html(self, page=False)
+
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from initaudit.report.table import report_renderables
 
-        yield from report_renderables(self, width=options.max_width)
+        yield from report_renderables(self, width=options.max_width, ascii_only=options.ascii_only)
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,8 +164,7 @@ def test_sequential_has_other_names_and_the_same_figures(
 def test_the_two_reference_nets_are_faulty(references: dict[int | None, Report]) -> None:
     """Else the comparisons above would compare empty lists."""
     assert {f.code for f in references[None].findings} >= {"IA101", "IA201"}
-    assert references[5].findings[0].code == "IA103"
-    assert references[5].findings[0].fqn == "layers.5"
+    assert ("IA103", "layers.5") in {(f.code, f.fqn) for f in references[5].findings}
 
 
 GELUS: dict[str, Callable[[Tensor], Tensor]] = {

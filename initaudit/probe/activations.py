@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import torch
@@ -93,9 +92,7 @@ class ActivationFinder:
     def _is_plain(self, i: int) -> bool:
         """A constant that can stand in a replay: a learned slope, or a single number made inside the model."""
         node = self._nodes[i]
-        return (node.name == "constant" and prod(node.shape) == 1) or (
-            node.name == "parameter" and len(node.shape) <= 1
-        )
+        return node.is_number or (node.name == "parameter" and len(node.shape) <= 1)
 
     def _leaves(self, i: int, region: list[int]) -> bool:
         return self._nodes[i].output or not self._consumers[i] or any(c not in region for c in self._consumers[i])

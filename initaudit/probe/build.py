@@ -63,7 +63,8 @@ class RecordBuilder:
         found: dict[str, set[str]] = {}
         for node in self._nodes:
             for ref in node.weights:
-                found.setdefault(_owner(ref.names[0]), set()).add(ref.names[0])
+                name = self._name_in_scope(ref.names[0], node.scope)
+                found.setdefault(_owner(name), set()).add(name)
         return found
 
     def _name_in_scope(self, name: str, scope: str) -> str:
@@ -158,7 +159,7 @@ class RecordBuilder:
             Op(
                 id=node.id,
                 name=node.name,
-                role=node.role,
+                role=self._role(node),
                 scope=node.scope,
                 inputs=node.inputs,
                 shape=node.shape,
@@ -174,6 +175,10 @@ class RecordBuilder:
             )
             for node in self._nodes
         )
+
+    def _role(self, node: Node) -> Role:
+        """An elementwise function written with ``where``, ``masked_fill`` or a mask is known as one by its end alone."""
+        return Role.ACTIVATION if node.id in self._followed and node.role is not Role.GATE else node.role
 
     def parameter(self, name: str, fans: tuple[float, float] | None = None, repeats: int = 1) -> Parameter:
         tensor = self._tensors[name]

@@ -62,7 +62,7 @@ def split(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operands
         data, weight, bias = (_argument(args, kwargs, i, key) for i, key in zip(where, keys, strict=True))
         if not isinstance(weight, Tensor) or not isinstance(data, Tensor):
             return None
-        fans = fans_of_op(name, tuple(weight.shape), transposed_weight=name.endswith("mm"))
+        fans = fans_of_op(name, tuple(weight.shape))
         return Operands((WeightUse(weight, fans[0], fans[1]),), data, bias if isinstance(bias, Tensor) else None)
     return None
 

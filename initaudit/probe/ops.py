@@ -10,7 +10,7 @@ from initaudit.records import Role
 
 ACTIVATIONS = frozenset(
     "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh tanh sigmoid hardsigmoid "
-    "logsigmoid softplus softsign tanhshrink hardshrink softshrink threshold expit erf erfc sin cos exp expm1 "
+    "logsigmoid log_sigmoid softplus softsign tanhshrink hardshrink softshrink threshold expit erf erfc sin cos exp expm1 "
     "exp2 log log1p log2 sqrt rsqrt square reciprocal abs absolute pow float_power __pow__ __rpow__ clamp "
     "clamp_min clamp_max clip sign sinc atan arctan sinh cosh asinh tan logit nan_to_num".split()
 )
@@ -52,11 +52,12 @@ LAYERS = frozenset(
     "linear addmm addbmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d bilinear lstm "
     "gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split()
 )
-PRODUCTS = frozenset("matmul __matmul__ __rmatmul__ mm bmm baddbmm einsum tensordot mv _grouped_mm grouped_mm".split())
+PRODUCTS = frozenset("matmul __matmul__ __rmatmul__ mm bmm baddbmm einsum tensordot mv grouped_mm".split())
 EMBEDDINGS = frozenset("embedding embedding_bag".split())
 RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())
 OVER_BATCH = frozenset("batch_norm native_batch_norm".split())
 REDUCTIONS_TO_LOSS = frozenset("cross_entropy nll_loss".split())
+FILLS = frozenset("zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full".split())
 COMPARISONS = frozenset(
     "gt lt ge le eq ne __gt__ __lt__ __ge__ __le__ __eq__ __ne__ greater less logical_not sgn".split()
 )
@@ -76,10 +77,10 @@ _NOT_IN_PLACE = {"__iadd__": "__add__", "__isub__": "__sub__", "__imul__": "__mu
 
 
 def base_name(name: str) -> str:
-    """The name without the mark of being in place: ``relu_`` and ``__iadd__`` act as ``relu`` and ``__add__``."""
+    """The name without marks: ``relu_`` and ``__iadd__`` act as ``relu`` and ``__add__``, ``_threshold`` as ``threshold``."""
     if name.startswith("__"):
         return _NOT_IN_PLACE.get(name, name)
-    return name[:-1] if name.endswith("_") else name
+    return name.removeprefix("_").removesuffix("_")
 
 
 def is_in_place(name: str) -> bool:

@@ -51,8 +51,9 @@ class Snapshot:
                     _refill(value, content)
                 _refill(module.__dict__, attributes)
             for parameter, requires_grad, grad in self._parameters:
-                parameter.requires_grad_(requires_grad)
-                parameter.grad = grad
+                if not isinstance(parameter, nn.UninitializedParameter):  # that a lazy module never came to make
+                    parameter.requires_grad_(requires_grad)
+                    parameter.grad = grad
             for tensor, copy in (*self._buffers, *self._written):
                 if not torch.equal(tensor, copy):
                     tensor.copy_(copy)

@@ -19,6 +19,7 @@ from initaudit.probe.scope import scopes
 from initaudit.probe.statistics import Statistics
 from initaudit.probe.tape import Node, Tape, tensors_in
 from initaudit.records import Environment, Role, Trace, Unjudged
+from initaudit.target.frames import user_error
 
 Progress = Callable[[str], None]
 Loss = Callable[[Any], Tensor]
@@ -56,9 +57,12 @@ def probe(
             tape.add_input(tensor)
         seed_all(seed)
         progress("forward")
+        begun = time.perf_counter()
         output, called, value = _forward(model, tape, args, kwargs, loss)
         progress("backward")
+        measuring = statistics.seconds
         gradients, unjudged = _backward(model, output, value, seed)
+        own = time.perf_counter() - begun - tape.seconds - (statistics.seconds - measuring)
         del output, value
         statistics.collect()
         inner = mark_norms(tape.nodes)
@@ -82,6 +86,7 @@ def probe(
             unjudged=tuple(unjudged),
             **_loss_facts(tape.nodes, statistics),
             seconds=time.perf_counter() - started,
+            model_seconds=max(0.0, own),
         )
 
 
@@ -93,7 +98,7 @@ def _forward(
             with tape:
                 output = model(*args, **kwargs)
         except Exception as error:
-            raise AuditError("forward", describe_exception(error)) from error
+            raise user_error("forward", "the forward pass failed", error) from error
         tensors = backward.output_tensors(output)
         value = None
         if loss is not None:
@@ -101,7 +106,7 @@ def _forward(
                 with tape:
                     value = loss(output)
             except Exception as error:
-                raise AuditError("forward", f"the loss failed: {describe_exception(error)}") from error
+                raise user_error("forward", "the loss failed", error) from error
             if not isinstance(value, Tensor) or value.numel() != 1:
                 got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
                 raise AuditError("forward", f"the loss must return a tensor with one element, got {got}")
@@ -128,23 +133,8 @@ def _backward(
             cotangents = backward.cotangents(roots, seed) if value is None else None
             torch.autograd.backward(roots, cotangents)
         except Exception as error:
-            raise AuditError("backward", describe_exception(error)) from error
+            raise user_error("backward", "the backward pass failed", error) from error
     return gradients, []
-
-
-def describe_exception(error: BaseException) -> str:
-    """Type, text and the innermost place in the user's own code: everything needed to mend it, and no traceback."""
-    place = ""
-    trace = error.__traceback__
-    while trace is not None:
-        filename = trace.tb_frame.f_code.co_filename
-        library = f"{'/'}site-packages{'/'}" in filename.replace(
-            "\\", "/"
-        ) or f"{'/'}initaudit{'/'}" in filename.replace("\\", "/")
-        if not library and not filename.startswith("<"):
-            place = f" (at {filename}:{trace.tb_lineno}, in {trace.tb_frame.f_code.co_name})"
-        trace = trace.tb_next
-    return f"{type(error).__name__}: {error}{place}"
 
 
 def _use_batch_statistics(model: nn.Module) -> None:

@@ -8,15 +8,18 @@ activations.
 
 from __future__ import annotations
 
+import time
 import types
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from initaudit.probe import operands, ops
@@ -70,6 +73,12 @@ class Node:
     arguments: tuple[Any, Any] = ((), {})
     output: bool = False
 
+    @property
+    def is_number(self) -> bool:
+        """Whether this is one number, known before any input: of one element, or the same everywhere."""
+        same = prod(self.shape) == 1 or (self.name in ops.FILLS and prod(self.shape) > 0)
+        return not self.live and same and self.name != "parameter"
+
 
 @dataclass(frozen=True, slots=True)
 class Slot:
@@ -90,6 +99,7 @@ class Tape(TorchFunctionMode):
         self._statistics = statistics
         self._snapshot = snapshot
         self._values: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self.seconds = 0.0  # spent on recording, measuring included
 
     # -- what torch calls ------------------------------------------------------------------------------------------
 
@@ -111,10 +121,14 @@ class Tape(TorchFunctionMode):
         if in_place:
             for tensor in tensors_in((args[:1], kwargs.get("out"))):
                 self._snapshot.before_write(tensor)
+        started = time.perf_counter()
         call = self._before(func, ops.base_name(name), args, kwargs)
+        called = time.perf_counter()
         out = func(*args, **kwargs)
+        returned = time.perf_counter()
         if call is not None:
             self._after(call, args, out, in_place)
+        self.seconds += called - started + time.perf_counter() - returned
         return out
 
     # -- before a call: names move when a call overwrites its operand -------------------------------------------------
@@ -122,7 +136,7 @@ class Tape(TorchFunctionMode):
     def _before(self, func: Callable[..., Any], name: str, args: Any, kwargs: Any) -> _Call | None:
         inputs = []
         for tensor in tensors_in((args, kwargs)):
-            if is_functorch_wrapped_tensor(tensor):
+            if is_functorch_wrapped_tensor(tensor) or is_lazy(tensor):
                 return None
             inputs.append(self.node_of(tensor))
         call = _Call(func, name, tuple(dict.fromkeys(inputs)))
@@ -139,6 +153,8 @@ class Tape(TorchFunctionMode):
             constant = [n.weight_like for n in nodes]
             if len(nodes) != 2 or constant[0] == constant[1]:
                 return
+            if not nodes[constant.index(False)].live and call.name == "mv":
+                return  # a step of the power iteration of spectral norm, whose vectors are buffers
             found = operands.product(call.name, args, constant.index(True))
         else:
             found = operands.split(call.name, args, kwargs)
@@ -170,8 +186,8 @@ class Tape(TorchFunctionMode):
             return value
         if isinstance(value, Tensor):
             node = self.nodes[self.node_of(value)]
-            if node.name == "constant" and value.numel() == 1 and not value.is_meta:
-                return value.detach().clone().reshape(())
+            if node.is_number and not value.is_meta:
+                return value.detach().flatten()[0].clone()
             return Slot(node.id)
         if isinstance(value, (tuple, list)):
             return tuple(self._template(v) for v in value)

@@ -14,7 +14,7 @@ from initaudit.records import Parameter
 CHUNK = 4096  # a float32 sum this short is right to 1e-5; longer ones lose digits
 BLOCK = 1 << 20  # entries converted to float64 at a time
 SAMPLE = 1 << 16  # entries looked at for kurtosis and zeros in a large tensor
-LARGE = 1 << 18  # entries from which a sample stands for all
+LARGE = 1 << 17  # entries from which a sample stands for all
 
 NAN = float("nan")
 
@@ -35,7 +35,7 @@ def parameter_record(
     ``fans`` are the effective ``(fan_in, fan_out)`` of the layer and ``torch_fans`` those that ``torch.nn.init``
     reads off the shape, where they exist; ``repeats`` is the number of row blocks that share one fan. Mean, rms,
     range and the count of non-finite entries are exact; the kurtosis and the fraction of zeros of a tensor above
-    262,144 entries come from 65,536 of them, drawn with a generator of its own. ``std_uncertainty`` is
+    131,072 entries come from 65,536 of them, drawn with a generator of its own. ``std_uncertainty`` is
     ``sqrt((kurtosis - 1) / (4 N))``, the relative standard error of the std of N independent values. What holds no
     real numbers to judge (meta, empty, lazy, complex, integer, sparse) has NaN statistics and says so in ``init``.
     """
@@ -161,7 +161,7 @@ def _shape_of_law(flat: Tensor, *, constant: bool) -> tuple[float | None, int, f
     # Scaled by the largest first, because the fourth power of 1e-100 is zero.
     centred = centred / centred.abs().max().clamp_min(torch.finfo(torch.float64).tiny)
     second = float(centred.square().mean())
-    kurtosis = float(centred.pow(4).mean()) / second**2 if second else None
+    kurtosis = float(centred.square().square().mean()) / second**2 if second else None
     return kurtosis, alive.numel(), zero_fraction
 
 

@@ -39,6 +39,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 
 from initaudit.records import LayerCall, Severity
 from initaudit.rules.base import Limit, Observation, Rule
@@ -49,12 +50,17 @@ _WARN, _FAIL = 0.25, 0.5
 _SAMPLES = 32  # of a batch, the most that statistics look at
 
 
+@lru_cache(maxsize=1024)
+def _expected(samples: int, correlation: float) -> float:
+    return dead_unit_probability(samples, correlation)
+
+
 def _excess(call: LayerCall) -> tuple[float, float, float] | None:
     """Dead fraction, expected fraction, and the excess beyond three standard errors."""
     activation, before = call.activation, call.pre_activation
-    if activation is None or before is None or activation.dead_units is None or not activation.dead_units:
+    if activation is None or before is None or activation.dead_units is None or activation.dead_units <= _WARN:
         return None
-    expected = dead_unit_probability(min(before.samples, _SAMPLES), before.cosine if before.cosine is not None else 1.0)
+    expected = _expected(min(before.samples, _SAMPLES), round(before.cosine, 3) if before.cosine is not None else 1.0)
     error = 3 * math.sqrt(expected * (1 - expected) / max(1, activation.units))
     return activation.dead_units, expected, activation.dead_units - expected - error
 

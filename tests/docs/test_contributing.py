@@ -48,8 +48,7 @@ def test_add_a_rule(project: Path) -> None:
     replace(registry, "from initaudit.rules import (", "from initaudit.rules import (\n    heavy_tailed_weights,")
     replace(registry, "RULES: tuple[Rule, ...] = (", "RULES: tuple[Rule, ...] = (\n    heavy_tailed_weights.RULE,")
     assert "1 passed" in run(project, "pytest", "-q", "tests/rules/test_heavy_tailed_weights.py")
-    assert "heavy-tailed-weights" in run(project, "initaudit", "rule")
-    assert "Laplace" in run(project, "initaudit", "rule", "IA399")
+    assert "Laplace" in run(project, "initaudit", "rule", "heavy-tailed-weights")
 
     (project / "model.py").write_text(example_of_the_rule() + "\n", encoding="utf-8")
     assert "IA399" in run(project, "initaudit", "model.py", "-v", "--select", "IA399")

@@ -2,8 +2,9 @@
 
 ``python`` blocks run in order in one namespace per page; one with ``title="file.py"`` is written to that file instead.
 ``pycon`` blocks are doctests in the same namespace. In ``console`` blocks, ``$ initaudit`` and ``$ pytest`` run in the
-folder of those files, ``$ echo $?`` says which exit code the page expects (0 otherwise) and the lines below a command
-are its output, with ``...`` for what is left out. ``toml``, ``ini``, ``yaml`` and ``json`` blocks must parse.
+folder of those files, other programs need only be there; ``$ echo $?`` says which exit code the page expects (0
+otherwise) and the lines below a command are its output, with ``...`` for what is left out. ``toml``, ``ini``, ``yaml``
+and ``json`` blocks must parse.
 On a rule's page, the first ``model`` must make the rule fire, and the one under "Remedy", if any, must not.
 """
 
@@ -98,6 +99,8 @@ def run_command(command: str) -> tuple[int, str]:
         return run.returncode, run.stdout + run.stderr
     if program.startswith("scripts/"):
         assert os.access(ROOT / program, os.X_OK), f"{program} is not there to be run"
+    if program == "python":
+        assert (ROOT / arguments[0]).is_file(), f"{arguments[0]} is not there to be run"
     return 0, ""
 
 
