@@ -13,6 +13,7 @@ from torch import nn
 from initaudit.errors import AuditError, UsageError
 from initaudit.probe.restore import random_state
 from initaudit.probe.run import Loss, probe
+from initaudit.probe.unwritten import build_and_mark
 from initaudit.records import Report, Trace
 from initaudit.rules import diagnose
 from initaudit.target.inputs import Inputs, candidate_inputs, none_ran
@@ -54,20 +55,28 @@ def audit(
         UsageError: an argument makes no sense.
     """
     started = time.perf_counter()
-    target = None
+    target, unwritten = None, frozenset[str]()
     if isinstance(model, nn.Module):
         name, built = type(model).__name__, model
     elif callable(model):
         name = getattr(model, "__qualname__", type(model).__name__)
         target = Target(id=name, name=name, factory=model)
-        built = _build(target, seed)
+        built, unwritten = _build(target, seed)
     else:
         raise UsageError(
             f"model is {type(model).__name__!r}, expected an nn.Module or a function without arguments that returns one"
         )
     function = resolve_loss(loss, None) if loss is not None else None
     trace = _run(
-        built, owned=target is not None, given=inputs, target=name, loss=function, device=device, dtype=dtype, seed=seed
+        built,
+        unwritten=unwritten,
+        owned=target is not None,
+        given=inputs,
+        target=name,
+        loss=function,
+        device=device,
+        dtype=dtype,
+        seed=seed,
     )
     return Report(
         name, diagnose(trace, select=select or (), ignore=ignore or ()), trace, seconds=time.perf_counter() - started
@@ -100,9 +109,10 @@ def probe_target(
 ) -> Trace:
     """Build and run one collected target, with the sample input and the loss that its file offers."""
     progress("building")
-    model = _build(target, seed)
+    model, unwritten = _build(target, seed)
     return _run(
         model,
+        unwritten=unwritten,
         owned=target.is_factory,
         given=inputs,
         target=target.id,
@@ -147,14 +157,20 @@ def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return found
 
 
-def _build(target: Target, seed: int) -> nn.Module:
-    with random_state(seed):
-        return target.build()
+def _build(target: Target, seed: int) -> tuple[nn.Module, frozenset[str]]:
+    """The model, and the names of the parameters that its factory never wrote."""
+
+    def build() -> nn.Module:
+        with random_state(seed):
+            return target.build()
+
+    return build_and_mark(build) if target.is_factory else (build(), frozenset())
 
 
 def _run(
     model: nn.Module,
     *,
+    unwritten: frozenset[str],
     owned: bool,
     given: Any,
     target: str,
@@ -182,6 +198,7 @@ def _run(
                 inputs_source=fed.source,
                 loss=loss,
                 seed=seed,
+                unwritten=unwritten,
                 progress=progress,
             )
         except AuditError as error:
@@ -194,7 +211,7 @@ def _run(
 def _place(
     model: nn.Module, owned: bool, device: torch.device | None, dtype: torch.dtype | None
 ) -> tuple[nn.Module, torch.device | None, torch.dtype | None]:
-    """The model where it is wanted: itself, moved when it is ours, else a copy; and the device and dtype of its inputs."""
+    """The model where it is wanted (moved when it is ours, else a copy), with device and dtype for its inputs."""
     tensors = [*model.parameters(), *model.buffers()]
     unmade = (nn.UninitializedParameter, nn.UninitializedBuffer)
     lazy = any(isinstance(t, unmade) for t in tensors)

@@ -82,8 +82,7 @@ class Parameter:
     ``"constant(0)"`` ...), ``identical_rows`` whether every output unit has the same incoming row.
     ``std_uncertainty`` is the relative standard error of ``std`` as an estimate of the law's own.
     ``grad_rms`` is ``None`` when no gradient reached it, and 0.0 when a gradient of exact zeros did.
-    ``unwritten`` says that the memory shows signs of never having been written (a factory built twice
-    with one seed gave other values).
+    ``unwritten`` says that its memory was never written when its factory built it.
     """
 
     fqn: str

@@ -21,8 +21,8 @@ from initaudit.theory.elementwise import describe
 
 _MAX_REGION = 24  # calls; the longest activation written out by hand that we know has nine
 _PASS = frozenset(
-    "dropout contiguous clone to view reshape transpose permute flatten unflatten unsqueeze squeeze movedim float type_as "
-    "view_as t half bfloat16 double".split()
+    "dropout contiguous clone to view reshape transpose permute flatten unflatten unsqueeze squeeze movedim float "
+    "type_as view_as t half bfloat16 double".split()
 )
 
 

@@ -77,7 +77,8 @@ def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Te
                 return
             values = (grad.coalesce().values() if grad.is_sparse else grad).detach()
             scale = values.numel() / max(1, parameter.numel())
-            norm = torch.linalg.vector_norm(values.abs() if values.is_complex() else values, dtype=torch.float32)
+            values = values.abs() if values.is_complex() else values
+            norm = torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32))
             mean_square = (
                 (norm.double() ** 2 if norm.device.type != "mps" else norm**2) / max(1, values.numel()) * scale
             )

@@ -29,11 +29,13 @@ class RecordBuilder:
         inner: set[int],
         statistics: Statistics,
         gradients: dict[str, tuple[float, int]],
+        unwritten: frozenset[str],
     ) -> None:
         self._modules = dict(model.named_modules())
         self._nodes = nodes
         self._statistics = statistics
         self._gradients = gradients
+        self._unwritten = unwritten
         self._finder = ActivationFinder(nodes, inner)
         self._aliases: dict[str, list[str]] = {}
         first: dict[int, str] = {}
@@ -177,7 +179,7 @@ class RecordBuilder:
         )
 
     def _role(self, node: Node) -> Role:
-        """An elementwise function written with ``where``, ``masked_fill`` or a mask is known as one by its end alone."""
+        """A function written with ``where``, ``masked_fill`` or a mask is known as elementwise by its end alone."""
         return Role.ACTIVATION if node.id in self._followed and node.role is not Role.GATE else node.role
 
     def parameter(self, name: str, fans: tuple[float, float] | None = None, repeats: int = 1) -> Parameter:
@@ -192,6 +194,8 @@ class RecordBuilder:
             aliases=tuple(n for n in names if n != name),
             requires_grad=tensor.requires_grad,
         )
+        if not self._unwritten.isdisjoint(names):
+            record = replace(record, unwritten=True, init="never written")
         gradient = self._gradients.get(names[0])
         return record if gradient is None else replace(record, grad_rms=gradient[0], grad_nonfinite=gradient[1])
 

@@ -10,8 +10,8 @@ from initaudit.records import Role
 
 ACTIVATIONS = frozenset(
     "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh tanh sigmoid hardsigmoid "
-    "logsigmoid log_sigmoid softplus softsign tanhshrink hardshrink softshrink threshold expit erf erfc sin cos exp expm1 "
-    "exp2 log log1p log2 sqrt rsqrt square reciprocal abs absolute pow float_power __pow__ __rpow__ clamp "
+    "logsigmoid log_sigmoid softplus softsign tanhshrink hardshrink softshrink threshold expit erf erfc sin cos exp "
+    "expm1 exp2 log log1p log2 sqrt rsqrt square reciprocal abs absolute pow float_power __pow__ __rpow__ clamp "
     "clamp_min clamp_max clip sign sinc atan arctan sinh cosh asinh tan logit nan_to_num".split()
 )
 SCALES = frozenset(
@@ -73,11 +73,12 @@ SATURATION: dict[str, tuple[float, float]] = {
     "erf": (-0.983, 0.983),
     "softsign": (-0.755, 0.755),
 }
+_FLAGS = frozenset(["requires_grad_", "share_memory_"])  # change no value
 _NOT_IN_PLACE = {"__iadd__": "__add__", "__isub__": "__sub__", "__imul__": "__mul__", "__itruediv__": "__truediv__"}
 
 
 def base_name(name: str) -> str:
-    """The name without marks: ``relu_`` and ``__iadd__`` act as ``relu`` and ``__add__``, ``_threshold`` as ``threshold``."""
+    """The name without marks: ``relu_``, ``__iadd__``, ``_threshold`` act as ``relu``, ``__add__``, ``threshold``."""
     if name.startswith("__"):
         return _NOT_IN_PLACE.get(name, name)
     return name.removeprefix("_").removesuffix("_")
@@ -85,7 +86,9 @@ def base_name(name: str) -> str:
 
 def is_in_place(name: str) -> bool:
     """Whether a call under this name overwrites its first argument."""
-    return (name.endswith("_") and not name.startswith("__")) or name in _NOT_IN_PLACE or name == "__setitem__"
+    if name.startswith("__"):
+        return name in _NOT_IN_PLACE or name == "__setitem__"
+    return name.endswith("_") and name not in _FLAGS
 
 
 def role_of(name: str, moving: int) -> Role:
@@ -112,7 +115,7 @@ def role_of(name: str, moving: int) -> Role:
 
 
 def unit_dim(name: str, dim: int) -> int:
-    """Where the units lie in an output of ``dim`` dimensions of function ``name``: channels for images, else the last."""
+    """Where the units lie in a ``dim``-dimensional output of ``name``: channels of images, else the last."""
     if name.startswith(("conv", "max_pool", "avg_pool", "adaptive_")) or name in (
         "batch_norm",
         "group_norm",

@@ -37,6 +37,7 @@ def probe(
     loss: Loss | None = None,
     loss_name: str = "",
     seed: int = 0,
+    unwritten: frozenset[str] = frozenset(),
     progress: Progress = lambda stage: None,
 ) -> Trace:
     """Run ``model(*args, **kwargs)`` forward and backward once and return what was seen.
@@ -67,7 +68,7 @@ def probe(
         statistics.collect()
         inner = mark_norms(tape.nodes)
         reduced = {name: (float(m2) ** 0.5, int(bad)) for name, (m2, bad) in gradients.items()}
-        builder = RecordBuilder(model, tape.nodes, inner, statistics, reduced)
+        builder = RecordBuilder(model, tape.nodes, inner, statistics, reduced, unwritten)
         layers = builder.layers()
         first = next(model.parameters(), torch.empty(0))
         return Trace(

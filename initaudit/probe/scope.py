@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from initaudit.probe.tape import Tape
@@ -30,6 +31,8 @@ def scopes(model: nn.Module, tape: Tape) -> Iterator[set[str]]:
 
     try:
         for fqn, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):  # takes no hooks, and runs out of sight
+                continue
             handles.append(module.register_forward_pre_hook(enter(fqn), with_kwargs=True))
             handles.append(module.register_forward_hook(leave, always_call=True))
         yield called

@@ -120,7 +120,8 @@ class Tape(TorchFunctionMode):
         in_place = ops.is_in_place(name) or "out" in kwargs or kwargs.get("inplace") is True
         if in_place:
             for tensor in tensors_in((args[:1], kwargs.get("out"))):
-                self._snapshot.before_write(tensor)
+                if not is_functorch_wrapped_tensor(tensor):
+                    self._snapshot.before_write(tensor)
         started = time.perf_counter()
         call = self._before(func, ops.base_name(name), args, kwargs)
         called = time.perf_counter()
@@ -316,7 +317,8 @@ class Tape(TorchFunctionMode):
         self.nodes[self.node_of(tensor)].output = True
 
     def _add(self, name: str, role: Role, inputs: tuple[int, ...], out: Tensor, *, live: bool, moving: bool) -> Node:
-        node = Node(len(self.nodes), name, role, self.scopes[-1][0], inputs, tuple(out.shape), live, moving)
+        scope = self.scopes[-1][0]
+        node = Node(len(self.nodes), name, role, scope, inputs, tuple(out.shape), live, moving)
         self.nodes.append(node)
         self._values[id(out)] = (weakref.ref(out), node.id)
         return node
@@ -337,8 +339,8 @@ class _Call:
 
 
 _QUERIES = frozenset(
-    "size dim ndimension stride numel nelement element_size item tolist numpy get_device backward register_hook data_ptr "
-    "__set__ __bool__ __len__ __repr__ __format__ __hash__ __contains__ untyped_storage storage_offset".split()
+    "size dim ndimension stride numel nelement element_size item tolist numpy get_device backward register_hook "
+    "data_ptr __set__ __bool__ __len__ __repr__ __format__ __hash__ __contains__ untyped_storage storage_offset".split()
 )
 
 

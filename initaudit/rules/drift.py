@@ -77,7 +77,7 @@ def judge(segment: Segment, amount: float) -> Drift | None:
 
 
 def _culprits(segment: Segment, amount: float) -> tuple[Step, ...]:
-    """Layers whose weights deviate from the fan-in rule in the direction of the drift, if they account for half of it."""
+    """Layers whose weights deviate from the fan-in rule the way the drift goes, if they account for half of it."""
     if not math.isfinite(amount):
         return ()
     sign = math.copysign(1.0, amount)

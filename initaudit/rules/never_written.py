@@ -1,7 +1,7 @@
 """Parameters that were never written.
 
 ## What it measures
-Whether a parameter holds what memory happened to hold: it differs between two models built from one seed, or its
+Whether a parameter holds what memory happened to hold: its factory left it as memory was, or its
 largest value is beyond 1e10, or below 1e-30 without being zero.
 
 ## Why it matters
@@ -36,8 +36,9 @@ Write every parameter where it is made: `nn.Parameter(torch.zeros(n))`, or `torc
 ## Limit and where it comes from
 No initializer gives weights beyond 1e10 or below 1e-30: the fan-in rule would ask for a fan-in of 1e60. Both lie
 far from the values that any known architecture starts with, constants such as -1e9 in masks excepted: a parameter
-that is constant is not judged by its size. Memory that holds zeros looks like zeros and is seen only by building
-the model twice.
+that is constant is not judged by its size. Memory that holds zeros looks like zeros: when a class or a factory is
+audited it is built in memory that torch fills with NaN, and what is NaN afterwards was not written, whatever it would
+have held.
 
 ## References
 The page of `torch.empty` ("filled with uninitialized data"),
@@ -67,7 +68,7 @@ def check(flow: Flow) -> Iterator[Observation]:
     first = unwritten[0]
     names = owners(flow.trace, unwritten)
     if first.unwritten:
-        sign = "its values differ between two models that were built from one seed"
+        sign = "built in memory that torch had filled with NaN, it still is NaN"
     else:
         sign = f"its values reach from {first.min:.3g} to {first.max:.3g}"
     others = listing(p.fqn for p in unwritten[1:])

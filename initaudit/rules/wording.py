@@ -57,7 +57,8 @@ def describe_weight(step: Step) -> str:
     expected = gain / math.sqrt(layer.fan_in)
     before = f"before {after.name}" if after else "with no activation behind it"
     return (
-        f"{layer.fqn} has weight std {figure(layer.weight.std)}{looks}, {figure(layer.weight.rms / expected)} times the "
+        f"{layer.fqn} has weight std {figure(layer.weight.std)}{looks}, "
+        f"{figure(layer.weight.rms / expected)} times the "
         f"{figure(expected)} that fan_in {layer.fan_in:g} asks for {before}"
     )
 
