@@ -50,7 +50,10 @@ class ActivationFinder:
         self._described: dict[Any, Activation | None] = {}
 
     def after(self, start: int) -> Followed | None:
-        """The activation that follows the value of node ``start``, or ``None`` when it goes elsewhere first."""
+        """The activation that follows the value of node ``start``, or ``None`` when it goes elsewhere first.
+
+        A normalization between them is passed: what follows it is what the author initializes for.
+        """
         root = start
         while True:
             region = self._region(root)
@@ -58,10 +61,14 @@ class ActivationFinder:
             curved = [i for i in leaving if self._bends(i, root, region)]
             if curved:
                 return self._describe(root, curved[0], region)
-            onward = [i for i in self._consumers[root] if self._nodes[i].name in _PASS]
+            onward = [i for i in self._consumers[root] if self._passes(self._nodes[i])]
             if len(onward) != 1 or len(self._consumers[root]) != 1:
                 return None
             root = onward[0]
+
+    @staticmethod
+    def _passes(node: Node) -> bool:
+        return node.name in _PASS or (node.role is Role.NORM and node.name in ops.NORMS)
 
     def _region(self, root: int) -> list[int]:
         """Nodes of elementwise calls that depend on ``root`` and on constants alone, in execution order."""

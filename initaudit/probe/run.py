@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from initaudit.errors import AuditError
 from initaudit.probe import backward, ops
@@ -54,6 +55,8 @@ def probe(
         _use_batch_statistics(model)
         statistics = Statistics(seed)
         tape = Tape(model, statistics, snapshot)
+        # Tensors made in inference mode cannot take part in a backward pass.
+        args, kwargs = tree_map_only(Tensor, lambda t: t.clone() if t.is_inference() else t, (args, kwargs))
         for tensor in tensors_in((args, kwargs)):
             tape.add_input(tensor)
         seed_all(seed)
@@ -84,7 +87,7 @@ def probe(
             layers=layers,
             parameters=builder.parameters(layers),
             uncalled=_uncalled(model, called, tape.nodes),
-            unjudged=tuple(unjudged),
+            unjudged=(*unjudged, *_out_of_sight(model)),
             **_loss_facts(tape.nodes, statistics),
             seconds=time.perf_counter() - started,
             model_seconds=max(0.0, own),
@@ -162,10 +165,23 @@ def _uncalled(model: nn.Module, called: set[str], nodes: list[Node]) -> tuple[st
     found = []
     tied = {id(p): name for name, p in model.named_parameters()}
     for fqn, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            continue  # whether it was called cannot be told
         own = [tied[id(p)] for p in module.parameters(recurse=False) if id(p) in tied]
         if own and fqn not in called and not used.intersection(own):
             found.append(fqn)
     return tuple(found)
+
+
+def _out_of_sight(model: nn.Module) -> list[Unjudged]:
+    """The outermost scripted modules, inside which no call can be recorded."""
+    scripted = [fqn for fqn, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    outermost = [
+        fqn
+        for fqn in scripted
+        if not any(fqn.startswith(f"{other}.") or not other for other in scripted if other != fqn)
+    ]
+    return [Unjudged(fqn, "scripted code: what happens inside is not recorded") for fqn in outermost]
 
 
 def _loss_facts(nodes: list[Node], statistics: Statistics) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class Tape(TorchFunctionMode):
             return func(*args, **kwargs)
         in_place = ops.is_in_place(name) or "out" in kwargs or kwargs.get("inplace") is True
         if in_place:
-            for tensor in tensors_in((args[:1], kwargs.get("out"))):
+            for tensor in tensors_in((args[:1] or kwargs, kwargs.get("out"))):
                 if not is_functorch_wrapped_tensor(tensor):
                     self._snapshot.before_write(tensor)
         started = time.perf_counter()

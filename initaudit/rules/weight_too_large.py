@@ -38,13 +38,13 @@ from collections.abc import Iterator
 from initaudit.records import Severity
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.weight_scale import FACTOR_TWO, deviating, is_fan_out, one_observation
+from initaudit.rules.weight_scale import TOO_LARGE, deviating, is_fan_out, one_observation, ratio
 from initaudit.rules.wording import describe_weight
 
 
 def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
-    steps = [s for s in deviating(flow) if s.deviation > FACTOR_TWO and not is_fan_out(s)]
+    steps = [s for s in deviating(flow) if ratio(s) > TOO_LARGE and not is_fan_out(s)]
     yield from one_observation(steps, lambda s: f"{describe_weight(s)}; at this depth the signal bears it")
 
 
@@ -52,6 +52,6 @@ RULE = Rule(
     code="IA302",
     name="weight-too-large",
     severity=Severity.NOTE,
-    limit=Limit(2.0, "weight std over that of the rule", "He 2015: Var[w] = gain²/fan_in"),
+    limit=Limit(TOO_LARGE, "weight std over that of the rule", "He 2015: Var[w] = gain²/fan_in"),
     check=check,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from initaudit.records import Role
 from initaudit.rules.base import Observation
 from initaudit.rules.drift import Drift
 from initaudit.rules.flow import Step
@@ -29,7 +30,7 @@ def observe_drift(found: Drift, what: str) -> Observation:
     else:
         message = f"{what} by a factor of {figure(found.factor)} {span}"
         message += f", {figure(per_layer)} per layer over {len(steps)} layers" if len(steps) > 1 else ""
-    reason = _blame(found.culprits) if found.culprits else _blame_activation(first)
+    reason = _blame(found.culprits) if found.culprits else _blame_others(found)
     message += f"; {reason}" if reason else ""
     return Observation(
         fqn=first.layer.fqn,
@@ -47,14 +48,20 @@ def _blame(culprits: tuple[Step, ...]) -> str:
     return f"{describe_weight(culprits[0])}{more}"
 
 
+def expected_std(step: Step) -> float:
+    """``gain / sqrt(fan_in)`` with the gain of the activation that follows (He et al. 2015, eq. 10)."""
+    assert step.layer is not None
+    after = step.call.nonlinearity if step.call else None
+    return (after.gain if after else 1.0) / math.sqrt(step.layer.fan_in)
+
+
 def describe_weight(step: Step) -> str:
     """The std found, what it looks like, and what the variance rule asks for."""
     layer = step.layer
     assert layer is not None
     looks = f" ({layer.weight.init})" if layer.weight.init not in ("unknown", "") else ""
     after = step.call.nonlinearity if step.call else None
-    gain = after.gain if after else 1.0
-    expected = gain / math.sqrt(layer.fan_in)
+    expected = expected_std(step)
     before = f"before {after.name}" if after else "with no activation behind it"
     return (
         f"{layer.fqn} has weight std {figure(layer.weight.std)}{looks}, "
@@ -63,9 +70,18 @@ def describe_weight(step: Step) -> str:
     )
 
 
-def _blame_activation(first: Step) -> str | None:
-    activation = first.call.nonlinearity if first.call else None
-    if activation is None:
+def _blame_others(found: Drift) -> str | None:
+    """What drives a drift that the weights do not account for, where that can be told."""
+    joins = [s for s in found.segment.steps if s.op.role is Role.JOIN and s.drift > 0]
+    if found.amount > 0:
+        if sum(s.drift for s in joins) < found.amount / 2:
+            return None
+        return (
+            f"it comes from {len(joins)} sums with residual branches: scale the last layer of each branch by "
+            f"1/sqrt({2 * len(joins)}), start it at zero, or normalize"
+        )
+    activation = found.first.call.nonlinearity if found.first.call else None
+    if activation is None or found.amount == -math.inf:
         return None
     return (
         f"the weights keep to the variance rule, so it is {activation.name} at this depth that does it: "

@@ -119,9 +119,12 @@ def test_scripted_submodule() -> None:
     scripted = torch.jit.script(nn.Sequential(nn.Linear(32, 32), nn.ReLU()))
     report = audit(Call(lambda m, x: m.b(m.s(m.a(x))), s=scripted, **two_layers()), BATCH)
     layers = by_fqn(report)
-    assert {"a", "b"} <= set(layers)
+    assert set(layers) == {"a", "b"}
     assert layers["a"].weight.grad_rms
     assert layers["b"].calls[0].input is not None
+    assert report.trace is not None
+    assert [u.fqn for u in report.trace.unjudged] == ["s"]
+    assert not report.trace.uncalled
 
 
 @pytest.mark.parametrize("whole", [True, False])

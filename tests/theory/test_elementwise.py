@@ -411,7 +411,6 @@ def test_a_module_of_ones_own_is_imported_from_the_working_directory(
         (torch.log, "not finite at x = "),
         (lambda x: 1, "made <class 'int'>"),
     ],
-    ids=str,
 )
 def test_what_has_no_gain_says_why(spec: object, message: str) -> None:
     with pytest.raises(UnknownActivationError, match=message):

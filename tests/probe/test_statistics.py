@@ -1,0 +1,180 @@
+"""Statistics against numpy: exact on small tensors, sampled without bias on large ones."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from initaudit.probe.statistics import MAX_SAMPLES, SAMPLE, Statistics
+from initaudit.records import Stats
+from initaudit.report.merge import merge
+from tests.probe.probing import randn
+
+
+def stats_of(tensor: Tensor, unit_dim: int = -1, bounds: tuple[float, float] | None = None, seed: int = 0) -> Stats:
+    statistics = Statistics(seed)
+    measurement = statistics.measure(tensor, unit_dim, bounds)
+    statistics.collect()
+    found = statistics.stats(measurement)
+    assert found is not None
+    return found
+
+
+@given(
+    st.tuples(st.integers(2, 6), st.integers(1, 5), st.integers(1, 7)),
+    st.floats(0.01, 100),
+    st.floats(-10, 10),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=60, deadline=None)
+def test_small_tensors_are_measured_exactly(shape: tuple[int, ...], scale: float, shift: float, seed: int) -> None:
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * scale + shift
+    x[x.abs() < 0.3 * scale] = 0
+    found, v = stats_of(x), x.double().numpy()
+    assert (found.count, found.sampled, found.samples, found.units) == (v.size, v.size, shape[0], shape[-1])
+    assert found.mean == pytest.approx(v.mean(), rel=1e-6, abs=1e-6 * scale)
+    assert found.rms == pytest.approx(np.sqrt((v**2).mean()), rel=1e-6)
+    assert found.std == pytest.approx(v.std(), rel=1e-4, abs=1e-6 * (scale + abs(shift)))
+    assert (found.min, found.max) == (v.min(), v.max())
+    assert found.zero_fraction == pytest.approx((v == 0).mean())
+    assert found.sample_std == pytest.approx(np.sqrt(v.var(axis=0, ddof=1).mean()), rel=1e-5, abs=1e-9)
+    assert found.dead_units == pytest.approx((v == 0).all(axis=(0, 1)).mean())
+    if v.any():
+        assert found.kappa == pytest.approx((v**4).mean() / (v**2).mean() ** 2 - 1, rel=1e-5, abs=1e-9)
+    rows = v.reshape(len(v), -1)
+    if rows.any(axis=1).all():
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        gram = unit @ unit.T
+        assert found.cosine == pytest.approx(gram[~np.eye(len(v), dtype=bool)].mean(), abs=1e-6)
+
+
+def activations(depth: int, width: int, batch: int) -> list[Tensor]:
+    torch.manual_seed(0)
+    x, found = torch.randn(batch, width), []
+    for _ in range(depth):
+        layer = nn.Linear(width, width, bias=False)
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        x = torch.relu(layer(x).detach())
+        found.append(x)
+    return found
+
+
+@pytest.mark.parametrize("index", [0, 3])
+def test_sampled_rms_of_real_activations_is_unbiased_and_within_its_error(index: int) -> None:
+    """Whole units of the same samples are seen, so units are drawn without bias: over seeds the mean error is nought."""
+    x = activations(4, 4096, 64)[index]
+    exact = x.double().square().mean().sqrt().item()
+    errors = [stats_of(x, seed=seed).rms / exact - 1 for seed in range(40)]
+    assert abs(np.mean(errors)) < 3 * np.std(errors) / len(errors) ** 0.5
+    assert np.std(errors) < 0.03
+    assert stats_of(x).sampled <= SAMPLE
+
+
+def test_sampled_rms_of_images_is_within_one_percent() -> None:
+    torch.manual_seed(0)
+    x = torch.relu(nn.Conv2d(3, 64, 3, padding=1)(torch.randn(32, 3, 56, 56))).detach()
+    exact = x.double().square().mean().sqrt().item()
+    errors = np.array([stats_of(x, 1, seed=seed).rms / exact - 1 for seed in range(20)])
+    assert 3 * errors.std() < 0.03
+    assert abs(errors.mean()) < 0.01
+
+
+def test_every_channel_is_kept_for_unit_statistics() -> None:
+    x = randn(64, 100, 40, 40).abs() + 0.1
+    x[:, ::4] = 0
+    found = stats_of(x, 1)
+    assert found.count == x.numel() > found.sampled
+    assert found.units == 100
+    assert found.dead_units == 0.25
+
+
+def test_a_unit_alive_on_one_sample_looked_at_is_not_dead() -> None:
+    x = torch.zeros(MAX_SAMPLES, 2048)
+    x[5] = 1.0
+    assert stats_of(x).dead_units == 0
+
+
+def test_units_lie_where_they_are_said_to() -> None:
+    x = randn(8, 6, 5).abs() + 0.1
+    x[:, 2] = 0
+    assert stats_of(x, unit_dim=1).dead_units == pytest.approx(1 / 6)
+    assert stats_of(x, unit_dim=-1).dead_units == 0
+
+
+def test_saturation_counts_elements_and_units() -> None:
+    x = torch.zeros(40, 10)
+    x[:, :3] = 1.0
+    x[:20, 3] = -1.0
+    found = stats_of(x, bounds=(-0.97, 0.97))
+    assert found.saturated == pytest.approx((3 * 40 + 20) / 400)
+    assert found.saturated_units == pytest.approx(0.3)
+    assert stats_of(x).saturated is None
+
+
+def test_not_finite_entries_are_counted_and_left_out_of_the_rest() -> None:
+    x = randn(16, 16)
+    x[0, 0], x[1, 1], x[2, 2] = float("nan"), float("inf"), float("-inf")
+    found = stats_of(x)
+    assert found.nonfinite == 3
+    assert found.max < 10
+    assert np.isfinite([found.mean, found.rms, found.std]).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_one_bad_value_in_a_large_half_precision_tensor(dtype: torch.dtype) -> None:
+    x = torch.full((64, 70_000), 60_000.0, dtype=dtype)  # whose sum is beyond float16
+    assert stats_of(x).nonfinite == 0
+    x[63, 69_999] = float("nan")
+    assert stats_of(x).nonfinite >= 1
+
+
+def test_same_shape_and_seed_look_at_the_same_elements() -> None:
+    x = randn(64, 4096)
+    assert stats_of(x) == stats_of(x.clone())
+    assert stats_of(x, seed=1) != stats_of(x)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.empty(0, 3), torch.arange(6), torch.eye(3).to_sparse(), torch.empty(3, device="meta"), torch.tensor([True])],
+    ids=["empty", "integer", "sparse", "meta", "bool"],
+)
+def test_what_has_no_statistics(tensor: Tensor) -> None:
+    statistics = Statistics(0)
+    assert statistics.measure(tensor) is None
+    statistics.collect()
+    assert statistics.stats(None) is None
+
+
+def test_a_complex_tensor_is_measured_by_its_parts() -> None:
+    z = torch.complex(randn(16, 8), randn(16, 8, seed=1))
+    found = stats_of(z)
+    assert found.rms == pytest.approx((z.abs().square().mean() / 2).sqrt().item(), rel=1e-5)
+    assert found.units == 8
+
+
+@given(st.lists(st.integers(2, 40), min_size=2, max_size=5), st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_merged_statistics_are_those_of_all_elements(sizes: list[int], seed: int) -> None:
+    parts = [torch.randn(n, 6, generator=torch.Generator().manual_seed(seed + i)) * (i + 1) for i, n in enumerate(sizes)]
+    merged = merge([stats_of(p) for p in parts])
+    assert merged is not None
+    whole = torch.cat(parts).double()
+    assert merged.count == whole.numel()
+    assert merged.mean == pytest.approx(whole.mean().item(), abs=1e-6)
+    assert merged.rms == pytest.approx(whole.square().mean().sqrt().item(), rel=1e-6)
+    assert merged.std == pytest.approx(whole.std(correction=0).item(), rel=1e-6)
+    assert (merged.min, merged.max) == (whole.min().item(), whole.max().item())
+    assert merged.histogram is not None
+    assert sum(merged.histogram.counts) == whole.numel()
+
+
+def test_histogram_is_over_a_power_of_two_and_counts_what_lies_there() -> None:
+    found = stats_of(torch.tensor([[-3.0, -1.0, 0.5, 3.9]])).histogram
+    assert found is not None
+    assert found.limit == 4
+    bins = len(found.counts)
+    filled = [i for i, n in enumerate(found.counts) if n]
+    assert filled == [int((v / 4 + 1) * bins / 2) for v in (-3.0, -1.0, 0.5, 3.9)]
