@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import random
 from collections import OrderedDict
 from collections.abc import Callable
@@ -180,7 +179,14 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def containers(module: nn.Module) -> dict[str, Any]:
-    return {k: copy.copy(v) for k, v in module.__dict__.items() if isinstance(v, (dict, list, set))}
+    """What the dicts, lists and sets of a module hold, by identity."""
+    found: dict[str, Any] = {}
+    for name, value in module.__dict__.items():
+        if isinstance(value, dict):
+            found[name] = [(k, id(v)) for k, v in value.items()]
+        elif isinstance(value, (list, set)):
+            found[name] = sorted(id(v) for v in value)
+    return found
 
 
 def bits(tensor: Tensor) -> bytes:
@@ -197,7 +203,7 @@ def state(model: nn.Module) -> dict[str, Any]:
         "gradients": {n: (id(p.grad), None if p.grad is None else bits(p.grad)) for n, p in parameters.items()},
         "buffers": {n: (id(b), b.dtype, bits(b)) for n, b in model.named_buffers()},
         "attributes": {name: [(k, id(v)) for k, v in m.__dict__.items() if k != "training"] for name, m in modules.items()},
-        "containers": {name: repr(containers(m)) for name, m in modules.items()},
+        "containers": {name: containers(m) for name, m in modules.items()},
         "tensors": {(n, k): bits(v) for n, m in modules.items() for k, v in m.__dict__.items() if isinstance(v, Tensor)},
         "training": {name: m.training for name, m in modules.items()},
         "hooks": {(name, h): list(getattr(m, h)) for name, m in modules.items() for h in HOOKS},

@@ -10,25 +10,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 class Snapshot:
     """The state of a model: parameters, buffers, gradients, flags, hooks and plain attributes of every module.
 
     Buffers and plain tensor attributes are copied at once, for they are small. Parameters are copied only when
-    something is about to write to them (:meth:`before_write`), so that a large model costs no second copy.
+    something is about to write to them (:meth:`before_write`), so that a large model costs no second copy. A second
+    name of each tensor's memory is kept, by which it finds back where the forward pass gave it another (``m.half()``).
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._modules = [(m, dict(m.__dict__), _containers(m)) for m in model.modules()]
-        self._parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-        buffers = {id(b): b for b in _state_tensors(model)}
-        self._buffers = [(b, b.detach().clone()) for b in buffers.values()]
-        self._written: list[tuple[Tensor, Tensor]] = []
+        self._parameters = [(p, p.requires_grad, p.grad, [dict(h) for h in _hooks(p)]) for p in model.parameters()]
+        self._memory = [(b, b.data) for b in {id(b): b for b in _state_tensors(model)}.values()]
+        self._written = [(data, data.clone()) for _, data in self._memory]
         self._storages: dict[int, list[Tensor]] = {}
         for p in model.parameters():
-            if not isinstance(p, nn.UninitializedParameter) and p.layout is torch.strided:
-                self._storages.setdefault(p.untyped_storage().data_ptr(), []).append(p)
+            if not is_lazy(p) and p.layout is torch.strided:
+                self._memory.append((p, p.data))
+                self._storages.setdefault(p.untyped_storage().data_ptr(), []).append(p.data)
             p.grad = None
         self._generators = [
             (value, value.get_state())
@@ -41,8 +43,8 @@ class Snapshot:
         """Call before ``tensor`` is written in place: if it is a parameter, or shares memory with one, keep a copy."""
         if not self._storages or tensor.layout is not torch.strided:
             return
-        for parameter in self._storages.pop(tensor.untyped_storage().data_ptr(), ()):
-            self._written.append((parameter, parameter.detach().clone()))
+        for data in self._storages.pop(tensor.untyped_storage().data_ptr(), ()):
+            self._written.append((data, data.clone()))
 
     def restore(self) -> None:
         with torch.no_grad():
@@ -50,21 +52,33 @@ class Snapshot:
                 for value, content in containers:
                     _refill(value, content)
                 _refill(module.__dict__, attributes)
-            for parameter, requires_grad, grad in self._parameters:
-                if not isinstance(parameter, nn.UninitializedParameter):  # that a lazy module never came to make
-                    parameter.requires_grad_(requires_grad)
-                    parameter.grad = grad
-            for tensor, copy in (*self._buffers, *self._written):
-                if not torch.equal(tensor, copy):
-                    tensor.copy_(copy)
+            for data, copy in self._written:
+                if not torch.equal(data, copy):
+                    data.copy_(copy)
+            for tensor, data in self._memory:
+                if (tensor.data_ptr(), tensor.dtype, tensor.shape) != (data.data_ptr(), data.dtype, data.shape):
+                    tensor.data = data
+            for parameter, requires_grad, grad, hooks in self._parameters:
+                if is_lazy(parameter):  # its module never came to make it
+                    continue
+                parameter.requires_grad_(requires_grad)
+                parameter.grad = grad
+                for now, before in zip(_hooks(parameter), hooks, strict=True):
+                    _refill(now, before)
         for generator, state in self._generators:
             generator.set_state(state)
+
+
+def _hooks(parameter: Tensor) -> tuple[dict[int, Any], ...]:
+    """The dicts of its gradient hooks: of those that wait for the gradient, and of those that follow it."""
+    return tuple(getattr(parameter, name, None) or {} for name in ("_backward_hooks", "_post_accumulate_grad_hooks"))
 
 
 def _state_tensors(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
         for value in (*module._buffers.values(), *module.__dict__.values()):
-            if isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and value.layout is torch.strided:
+            plain = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not is_lazy(value)
+            if plain and value.layout is torch.strided:
                 yield value
 
 

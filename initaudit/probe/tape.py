@@ -123,6 +123,9 @@ class Tape(TorchFunctionMode):
                 if not is_functorch_wrapped_tensor(tensor):
                     self._snapshot.before_write(tensor)
         started = time.perf_counter()
+        if kwargs.get("max_norm") is not None:  # an embedding that scales its rows down in place
+            for tensor in tensors_in((args, kwargs)):
+                self._snapshot.before_write(tensor)
         call = self._before(func, ops.base_name(name), args, kwargs)
         called = time.perf_counter()
         out = func(*args, **kwargs)

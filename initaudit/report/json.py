@@ -46,7 +46,7 @@ def render_json(reports: Sequence[Report]) -> str:
             "findings": {severity.value: severities.count(severity) for severity in Severity},
         },
     }
-    return json.dumps(document, allow_nan=False, indent=2)
+    return json.dumps(document, allow_nan=False)
 
 
 def audit_to_dict(report: Report) -> dict[str, Any]:

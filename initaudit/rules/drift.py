@@ -78,8 +78,10 @@ def judge(segment: Segment, amount: float) -> Drift | None:
 
 def _culprits(segment: Segment, amount: float) -> tuple[Step, ...]:
     """Layers whose weights deviate from the fan-in rule the way the drift goes, if they account for half of it."""
-    if not math.isfinite(amount):
-        return ()
+    if not math.isfinite(amount):  # the end of a long decline, or a cut
+        amount = sum(s.drift for s in segment.steps if math.isfinite(s.drift))
+        if abs(amount) < WARN:
+            return ()
     sign = math.copysign(1.0, amount)
     found = [s for s in segment.layers if sign * s.deviation > SIGNIFICANT]
     return tuple(found) if sum(abs(s.deviation) for s in found) >= abs(amount) / 2 else ()

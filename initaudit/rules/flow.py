@@ -17,6 +17,12 @@ _COUNTED = frozenset({Role.LAYER, Role.ACTIVATION, Role.SCALE, Role.GATE, Role.J
 _RECURRENT = ("lstm", "gru", "rnn")
 
 
+# Differences between samples smaller than this, relative to the rms, are rounding and no signal.
+_ROUNDING = {"float64": 1e-15, "float16": 1e-3, "bfloat16": 8e-3}
+_ROUNDING_FLOAT32 = 1.2e-7
+_CLEAR = 10  # times rounding, for a signal to be there at all
+
+
 def power(stats: Stats | None) -> float | None:
     """The signal's variance: across samples where there are several, else over all elements."""
     if stats is None:
@@ -26,12 +32,20 @@ def power(stats: Stats | None) -> float | None:
 
 
 def log_ratio(after: float | None, before: float | None) -> float:
-    """``ln(after / before)``; 0 where either is unknown, minus infinity where the signal ends."""
+    """``ln(after / before)``; 0 where either is unknown or nothing was there, minus infinity where it ends."""
     if after is None or before is None or math.isnan(after) or math.isnan(before) or before <= 0:
         return 0.0
     if after <= 0:
         return -math.inf
     return math.log(after) - math.log(before) if math.isfinite(after) else math.inf
+
+
+def signal_drift(after: Stats, before: Stats, rounding: float) -> float:
+    """``ln`` of the signal's variance after over before; what is left below rounding is taken as rounding."""
+    start, end = power(before), power(after)
+    if start is None or end is None or start <= (_CLEAR * rounding * before.rms) ** 2:
+        return 0.0
+    return log_ratio(max(end, (rounding * after.rms) ** 2), start)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +118,9 @@ class Flow:
     def _layers(self) -> dict[int, tuple[Layer, LayerCall]]:
         return {call.op: (layer, call) for layer in self.trace.layers for call in layer.calls}
 
-    @cached_property
-    def consumers(self) -> dict[int, list[Op]]:
-        """The ops that read each op's value, by op id."""
-        found: dict[int, list[Op]] = {op.id: [] for op in self.trace.ops}
-        for op in self.trace.ops:
-            for i in op.inputs:
-                found[i].append(op)
-        return found
+    @property
+    def _rounding(self) -> float:
+        return _ROUNDING.get(self.trace.environment.dtype, _ROUNDING_FLOAT32)
 
     def layer_of(self, op: Op) -> tuple[Layer, LayerCall] | None:
         """The layer and the call that ``op`` is."""
@@ -177,7 +186,7 @@ class Flow:
         drift = square = 0.0
         silent = layer is not None and layer.weight.rms == 0  # zero on purpose or not: a rule of its own judges that
         if op.role in _COUNTED and op.stats is not None and before is not None and not silent:
-            drift = log_ratio(power(op.stats), power(before))
+            drift = signal_drift(op.stats, before, self._rounding)
             square = log_ratio(op.stats.rms**2, before.rms**2)
         deviation = weight_deviation(layer, (activation, call.nonlinearity if call else None)) if layer else 0.0
         return Step(op, drift, square, layer, call, deviation)
