@@ -59,7 +59,7 @@ class Snapshot:
                 if (tensor.data_ptr(), tensor.dtype, tensor.shape) != (data.data_ptr(), data.dtype, data.shape):
                     tensor.data = data
             for parameter, requires_grad, grad, hooks in self._parameters:
-                if is_lazy(parameter):  # its module never came to make it
+                if isinstance(parameter, nn.UninitializedParameter):  # its module never came to make it
                     continue
                 parameter.requires_grad_(requires_grad)
                 parameter.grad = grad

@@ -55,10 +55,15 @@ class Statistics:
         self._made: dict[tuple[torch.device, int], Stats] = {}
 
     def measure(
-        self, tensor: Tensor, unit_dim: int = -1, bounds: tuple[float, float] | None = None
+        self,
+        tensor: Tensor,
+        unit_dim: int = -1,
+        bounds: tuple[float, float] | None = None,
+        sample_dim: int = 0,
     ) -> Measurement | None:
         """Measure ``tensor`` of shape ``(samples, ..., units, ...)``; ``unit_dim`` tells where the units are.
 
+        ``sample_dim`` tells where the samples are, when not in front (sequence-first layouts).
         ``bounds`` are the outputs beyond which an activation counts as saturated. Returns ``None`` for a tensor
         that has no statistics: empty, not floating point, on the meta device, or not strided.
         """
@@ -68,6 +73,8 @@ class Statistics:
         if not _measurable(tensor):
             return None
         started = time.perf_counter()
+        if 0 < sample_dim < tensor.dim() - 1 and unit_dim == -1:
+            tensor = tensor.movedim(sample_dim, 0)
         with torch.no_grad():
             tensor = tensor.detach()
             subset, exact = self._subset(tensor, unit_dim)

@@ -23,6 +23,7 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from initaudit.probe import operands, ops
+from initaudit.probe.axes import sample_dim
 from initaudit.probe.restore import Snapshot
 from initaudit.probe.statistics import Measurement, Statistics
 from initaudit.probe.weights import parameter_record
@@ -60,6 +61,7 @@ class Node:
     live: bool
     moving: bool
     unit_dim: int = -1
+    sample_dim: int = 0
     parameters: tuple[str, ...] = ()
     computed: bool = False  # made from parameters by arithmetic, not just a view of one
     weight_like: bool = False  # made from parameters, and by no layer: learned queries that passed one are signal
@@ -182,7 +184,9 @@ class Tape(TorchFunctionMode):
         if source.measurement is not None and source.shape == tuple(found.data.shape):
             call.input_measurement = source.measurement
         else:  # seen through a view or a dropout: its own statistics are what the layer meets
-            call.input_measurement = self._statistics.measure(found.data, ops.unit_dim(call.name, found.data.dim()))
+            call.input_measurement = self._statistics.measure(
+                found.data, ops.unit_dim(call.name, found.data.dim()), sample_dim=source.sample_dim
+            )
 
     def _template(self, value: Any) -> Any:
         """Arguments with every tensor replaced by the :class:`Slot` of its node, so that no activation is kept."""
@@ -242,6 +246,7 @@ class Tape(TorchFunctionMode):
             )
             node.computed = call.name not in ops.VIEWS or any(p.computed for p in parents)
         node.unit_dim = self._unit_dim(call.name, node, moving)
+        node.sample_dim = self._sample_dim(call, node)
         node.weights, node.bias, node.data, node.input_measurement = (
             call.weights,
             call.bias,
@@ -267,15 +272,26 @@ class Tape(TorchFunctionMode):
             return same.unit_dim if same else -1
         return ops.unit_dim(name, len(node.shape))
 
+    def _sample_dim(self, call: _Call, node: Node) -> int:
+        source = self.nodes[call.data] if call.data is not None else None
+        if source is None:
+            source = next((p for p in map(self.nodes.__getitem__, call.inputs) if p.live), None)
+        if source is None or not source.shape:
+            return 0
+        rest = call.arguments[0][1:] if call.arguments else ()
+        return sample_dim(call.name, rest, source.shape, source.sample_dim, node.shape)
+
     def _measure(self, node: Node, tensor: Tensor) -> None:
-        node.measurement = self._statistics.measure(tensor, node.unit_dim, ops.SATURATION.get(node.name))
+        node.measurement = self._statistics.measure(
+            tensor, node.unit_dim, ops.SATURATION.get(node.name), node.sample_dim
+        )
         if tensor.grad_fn is not None and node.measurement is not None:
             which = tensor.output_nr
 
             def hook(gradients: tuple[Tensor | None, ...]) -> None:
                 gradient = gradients[which]
                 if gradient is not None:
-                    node.gradient = self._statistics.measure(gradient, node.unit_dim)
+                    node.gradient = self._statistics.measure(gradient, node.unit_dim, sample_dim=node.sample_dim)
 
             # On the autograd node, not the tensor: a tensor written in place later carries its hooks into another
             # graph.

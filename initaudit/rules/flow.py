@@ -20,7 +20,7 @@ _RECURRENT = ("lstm", "gru", "rnn")
 # Differences between samples smaller than this, relative to the rms, are rounding and no signal.
 _ROUNDING = {"float64": 1e-15, "float16": 1e-3, "bfloat16": 8e-3}
 _ROUNDING_FLOAT32 = 1.2e-7
-_CLEAR = 10  # times rounding, for a signal to be there at all
+_CLEAR = 3  # times rounding, for a signal to be there at all
 
 
 def power(stats: Stats | None) -> float | None:
