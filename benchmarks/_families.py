@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +21,7 @@ def plain_mlp(activation: type[nn.Module], initialize: Callable[[Tensor], object
     """Eight hidden layers whose widths change, so that fan-in and fan-out differ."""
     widths = [64, 256, 256, 64, 256, 256, 64, 256, 256]
     modules: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths, widths[1:], strict=False):
+    for fan_in, fan_out in pairwise(widths):
         modules += [nn.Linear(fan_in, fan_out), activation()]
     model = nn.Sequential(*modules, nn.Linear(widths[-1], 10))
     for module in model:
@@ -44,7 +45,7 @@ class PlainCNN(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         channels = [3, 32, 32, 64, 64, 128, 128, 128]
-        self.features = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(channels, channels[1:], strict=False))
+        self.features = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(channels))
         self.head = nn.Linear(128, 10)
         for conv in self.features:
             he(conv.weight)

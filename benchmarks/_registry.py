@@ -23,7 +23,9 @@ from initaudit.target.inputs import candidate_inputs
 LARGEST = 60_000_000  # parameters of a model that still counts as small
 MODULES = 4000  # a model with more is deep, whatever its config says
 VOCABULARY = 256
-_NEVER = re.compile(r"feat_extract|label|ratio|dropout|kernel|stride|loss|cost|weight|theta|factor|token_id$|token_index$")
+_NEVER = re.compile(
+    r"feat_extract|label|ratio|dropout|kernel|stride|loss|cost|weight|theta|factor|token_id$|token_index$"
+)
 _TINY: tuple[tuple[str, int], ...] = (  # the first pattern that fits an attribute's name says how large it may be
     (r"vocab_size$|vocabulary_size$", VOCABULARY),
     (r"(expert|tok).*(per_tok|top_?k)|top_?k_group|^n_group$|moe_top_?k", 2),
@@ -35,7 +37,10 @@ _TINY: tuple[tuple[str, int], ...] = (  # the first pattern that fits an attribu
     (r"intermediate|ffn|d_ff$|mlp_(dim|size)|d_inner|feed_?forward", 128),
     (r"image_size$|crop_size$|img_size$", 64),
     (r"max_(source_|target_|2d_)?positions?|position_embeddings$|n_positions$|max_seq_len|n_ctx$", 128),
-    (r"hidden_size|hidden_dim|d_model|n_embd$|embed(ding)?_?(dim|size)|emb_dim|proj\w*_(dim|size)|^dim$|width$|lru", 64),
+    (
+        r"hidden_size|hidden_dim|d_model|n_embd$|embed(ding)?_?(dim|size)|emb_dim|proj\w*_(dim|size)|^dim$|width$|lru",
+        64,
+    ),
     (r"num_queries$", 16),
 )
 _DEEPER = (_TINY[3][0], 4), *_TINY  # layers of several kinds take turns
@@ -64,8 +69,6 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, Any]:
         try:
             model = _small(name, changes, seed)
             return model, _running_inputs(model, seed)
-        except TimeoutError:
-            raise
         except Exception as error:  # a config class, a model or its forward may refuse a size in any way
             reason = reason or f"{type(error).__name__}: {' '.join(str(error).split())}"
     raise LookupError(reason)
@@ -99,8 +102,6 @@ def _running_inputs(model: nn.Module, seed: int) -> Any:
             with torch.no_grad():
                 model(*inputs.args, **inputs.kwargs)
             return inputs.kwargs or inputs.args
-        except TimeoutError:
-            raise
         except Exception as error:
             first = first or error
     raise LookupError(f"runs on no inferred input: {first}")
@@ -146,6 +147,9 @@ def _changed(values: dict[str, Any], attributes: dict[str, Any], shrink: Shrink)
                 yield name, smaller
         elif name == "depths" and isinstance(value, (list, tuple)):
             yield name, [min(n, 2) for n in value]
-        elif _WIDTHS.search(name) and isinstance(value, (list, tuple)):
-            if value and all(isinstance(n, int) and n % 8 == 0 for n in value):
-                yield name, [n // 4 if n > 32 else n for n in value]
+        elif _WIDTHS.search(name) and _are_widths(value):
+            yield name, [n // 4 if n > 32 else n for n in value]
+
+
+def _are_widths(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(n, int) and n % 8 == 0 for n in value)

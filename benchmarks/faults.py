@@ -5,7 +5,8 @@
 Faults of 18 kinds go, one at a time and at seeded random layers, into eight small healthy networks of different
 kinds, or with `--zoo N` into N random small architectures of transformers, or into the models of any collection (see
 benchmarks/zoo.py). A fault is *detected* when the audit gives a warning or an error that the healthy model does not
-have, and *named* when the first new root cause is at a parameter that was changed. A fault is *harmless* when neither the
+have, and *named* when the first new root cause is at a parameter that was changed; it is *noted* when no more than a
+new note points there. A fault is *harmless* when neither the
 output (its scale, its spread across samples, the number of directions it spans) nor the gradients change by a factor
 of two: in total norm, or in a tenth of all parameters.
 """
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import _families
-from _common import alarms, brief, call_model, environment, parser, quiet, show, time_limit
+from _common import OutOfTimeError, alarms, brief, call_model, environment, parser, quiet, show, time_limit
 
 # isort: split
 import torch
@@ -27,7 +28,7 @@ from _faults import FAULTS, Fault, Site, Subject
 from torch import Tensor
 from zoo import Collection, load_collection, registry
 
-from initaudit import Finding, audit
+from initaudit import Finding, Severity, audit
 from initaudit.probe.backward import cotangents, differentiable, output_tensors
 
 SEEDS = 3  # healthy draws of each hand-written family
@@ -36,7 +37,7 @@ Vitals = tuple[list[float], dict[str, float]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One injection: did it do harm, was it seen, did the first new root cause point at it."""
+    """One injection: did it do harm, was it seen, did the first new root cause, or a new note, point at it."""
 
     kind: str
     family: str
@@ -44,6 +45,7 @@ class Outcome:
     harmful: bool
     found: tuple[Finding, ...]
     named: bool
+    noted: bool
 
 
 def vitals(subject: Subject) -> Vitals:
@@ -78,7 +80,7 @@ def _differ(a: float, b: float) -> bool:
 
 def inject(fault: Fault, subject: Subject, site: Site, seed: int, healthy: Vitals) -> Outcome:
     """Put the fault in, audit, take it out again."""
-    known = {(f.code, f.fqn) for f in alarms(subject.report)}
+    known = {(f.code, f.severity, f.fqn) for f in subject.report.findings}
     try:
         torch.manual_seed(seed)
         fault.apply(subject, site)
@@ -86,11 +88,11 @@ def inject(fault: Fault, subject: Subject, site: Site, seed: int, healthy: Vital
         report = audit(subject.model, subject.inputs)
     finally:
         subject.heal()
-    found = tuple(f for f in alarms(report) if (f.code, f.fqn) not in known)
+    new = [f for f in report.findings if (f.code, f.severity, f.fqn) not in known]
+    found, here = tuple(f for f in new if f.severity is not Severity.NOTE), places(subject, site)
     first = next((f for f in found if f.root_cause), None)
-    return Outcome(
-        fault.name, subject.name, site, harmful, found, first is not None and first.fqn in places(subject, site)
-    )
+    named = first is not None and first.fqn in here
+    return Outcome(fault.name, subject.name, site, harmful, found, named, not found and any(f.fqn in here for f in new))
 
 
 def places(subject: Subject, site: Site) -> set[str]:
@@ -121,7 +123,7 @@ def subjects_of(collection: Collection, names: Sequence[str], seeds: int) -> Ite
                 model, inputs = collection.build(name, seed) if seeds > 1 else collection.build(name)
                 subject = Subject(name, model, inputs, audit(model, inputs))
                 healthy = vitals(subject)
-        except Exception as error:
+        except (Exception, OutOfTimeError) as error:
             print(f"  {name} left out: {type(error).__name__}: {' '.join(str(error).split())[:120]}")
             continue
         for finding in alarms(subject.report):
@@ -134,10 +136,10 @@ def tabulate(outcomes: Sequence[Outcome], by: str, key: Callable[[Outcome], str]
     for group in sorted({key(o) for o in outcomes}, key=[key(o) for o in outcomes].index):
         some = [o for o in outcomes if key(o) == group]
         rows.append((group, *counts(some)))
-    show((by, "injected", "harmful", "detected", "named first", "harmless but detected"), rows)
+    show((by, "injected", "harmful", "detected", "named first", "only noted", "harmless but detected"), rows)
 
 
-def counts(outcomes: Sequence[Outcome]) -> tuple[int, int, str, str, str]:
+def counts(outcomes: Sequence[Outcome]) -> tuple[int, int, str, str, int, str]:
     harmful = [o for o in outcomes if o.harmful]
     seen = [o for o in harmful if o.found]
     harmless = [o for o in outcomes if not o.harmful]
@@ -146,6 +148,7 @@ def counts(outcomes: Sequence[Outcome]) -> tuple[int, int, str, str, str]:
         len(harmful),
         f"{len(seen)}/{len(harmful)}",
         f"{sum(o.named for o in seen)}/{len(seen)}",
+        sum(o.noted for o in harmful),
         f"{sum(bool(o.found) for o in harmless)}/{len(harmless)}",
     )
 
@@ -177,12 +180,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"\nmissed or misnamed, {min(len(wrong), given.misses)} of {len(wrong)}:")
     for o in sorted(wrong, key=lambda o: o.kind)[: given.misses]:
         first = next((f for f in o.found if f.root_cause), None)
-        told = f"{first.fqn}: {brief(first, 100)}" if first else "nothing new" if not o.found else "no root cause"
+        told = f"{first.fqn}: {brief(first, 100)}" if first else "only a note" if o.noted else "nothing new at it"
         print(f"  {o.kind} in {o.family} at {o.site[0]}{f' +{len(o.site) - 1}' * (len(o.site) > 1)}: {told}")
-    total, harmful, seen, named, false = counts(outcomes)
+    total, harmful, seen, named, noted, false = counts(outcomes)
     print(
         f"faults: {total} injected, {harmful} harmful: {seen} detected, of these {named} named first; "
-        f"{false} harmless ones detected ({time.perf_counter() - started:.0f} s)"
+        f"{noted} harmful ones only noted, {false} harmless ones detected ({time.perf_counter() - started:.0f} s)"
     )
 
 

@@ -104,8 +104,21 @@ def breakdown(model: nn.Module, inputs: Any, repeats: int) -> list[tuple[str, st
     ]
 
 
+def compare(name: str, repeats: int) -> tuple[tuple[float, float], tuple[float, float], list[tuple[str, str, str]]]:
+    """Wall and CPU seconds of a plain pass and of an audit, and the audit's breakdown; one of each warms up."""
+    model, inputs = make(name)
+    actions = (lambda: plain_pass(model, inputs), lambda: audit(model, inputs))
+    for action in actions:
+        action()
+    plain, audited = medians(*actions, repeats=repeats)
+    return plain, audited, breakdown(model, inputs, max(1, repeats // 2))
+
+
 def peak_memory(name: str, what: str) -> float:
-    """MiB at the peak of a process that builds the model and then does ``what``: nothing, plain or audit."""
+    """MiB at the peak of a process that builds the model and then does ``what``: nothing, plain or audit.
+
+    A process starts with the peak of its parent on Linux, so this comes before the parent builds a model.
+    """
     command = [sys.executable, str(Path(__file__)), "--models", name, "--peak-of", what]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
@@ -136,25 +149,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names, repeats = (["tiny"], 1) if given.quick else (given.models, given.repeats)
     print(environment(repeats=repeats, OMP_WAIT_POLICY="PASSIVE"))
     rows, summary = [], []
+    measured = () if given.no_memory or given.quick else ("nothing", "plain", "audit")
+    peaks = {name: [peak_memory(name, what) for what in measured] for name in names}
     for name in names:
         with quiet():
-            model, inputs = make(name)
-            plain_pass(model, inputs)
-            audit(model, inputs)
-            (wall, cpu), (audit_wall, audit_cpu) = medians(
-                lambda: plain_pass(model, inputs), lambda: audit(model, inputs), repeats=repeats
-            )
-            parts = breakdown(model, inputs, max(1, repeats // 2))
+            (wall, cpu), (audit_wall, audit_cpu), parts = compare(name, repeats)
         row = [name, f"{wall:.3f}", f"{audit_wall:.3f}", f"{audit_wall / wall:.2f}", f"{audit_cpu / cpu:.2f}"]
-        if not (given.no_memory or given.quick):
-            nothing, plain, audited = (peak_memory(name, what) for what in ("nothing", "plain", "audit"))
-            row += [f"{nothing:.0f}", f"{plain:.0f}", f"{audited:.0f}", f"{audited / plain:.2f}"]
+        if peaks[name]:
+            row += [*(f"{peak:.0f}" for peak in peaks[name]), f"{peaks[name][2] / peaks[name][1]:.2f}"]
         rows.append(row)
         summary.append(f"{name} {audit_wall / wall:.2f}")
         print(f"\n{name}: {MODELS[name].__doc__}")
         show(("stage", "plain s", "audit s"), parts)
     print()
-    memory = ("built MiB", "plain MiB", "audit MiB", "memory ratio") if len(rows[0]) > 5 else ()
+    memory = ("built MiB", "plain MiB", "audit MiB", "memory ratio") if measured else ()
     show(("model", "plain s", "audit s", "wall ratio", "CPU ratio", *memory), rows)
     print(f"overhead: {', '.join(summary)} times a plain forward and backward pass")
 

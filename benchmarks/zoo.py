@@ -19,7 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from _common import alarms, brief, environment, parser, quiet, show, time_limit  # first: sets torch's environment
+from _common import (
+    OutOfTimeError,
+    alarms,
+    brief,
+    environment,
+    parser,
+    quiet,
+    show,
+    time_limit,
+)  # first: sets torch's environment
 
 # isort: split
 import torch
@@ -51,7 +60,7 @@ class DefaultSize:
 
 @dataclass(frozen=True)
 class Result:
-    """One architecture: ``verdict`` is that of the audit, ``"exception"`` or ``"skipped"`` with the reason."""
+    """One architecture: ``verdict`` is that of the audit, ``"exception"``, ``"too slow"`` or ``"skipped"`` with the reason."""
 
     name: str
     verdict: str
@@ -84,19 +93,22 @@ def examine(name: str, build: Callable[[str], tuple[Any, Any]], seconds: int) ->
     try:
         with time_limit(seconds):
             model, inputs = build(name)
-    except Exception as error:  # the collection's own affair
+    except (Exception, OutOfTimeError) as error:  # the collection's own affair
         return Result(name, "skipped", reason=_reason(error))
     started = time.perf_counter()
     try:
         with time_limit(seconds):
             report = audit(model, inputs)
+    except OutOfTimeError:
+        return Result(name, "too slow", time.perf_counter() - started, reason=f"more than {seconds} s")
     except Exception as error:  # what the benchmark is there to count
         return Result(name, "exception", time.perf_counter() - started, reason=_reason(error))
     return Result(name, report.verdict, time.perf_counter() - started, tuple(alarms(report)))
 
 
-def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+def _reason(error: BaseException) -> str:
+    said = " ".join(str(error).split())
+    return (said if type(error) is LookupError else f"{type(error).__name__}: {said}")[:200]
 
 
 def describe(result: Result) -> None:
@@ -121,10 +133,10 @@ def summarize(results: Sequence[Result]) -> None:
         print("skipped:", ", ".join(f"{reason} {n}" for reason, n in reasons.most_common()))
     slowest = sorted(audited, key=lambda r: -r.seconds)[:5]
     print("slowest audits:", ", ".join(f"{r.name} {r.seconds:.1f} s" for r in slowest))
-    share = 100 * counts["pass"] / max(1, len(audited))
+    passed = f"{counts['pass']} pass ({100 * counts['pass'] / max(1, len(audited)):.1f}%"
     print(
-        f"zoo: {len(audited)} audited, {counts['pass']} pass ({share:.1f}%; {clean} without and {warned} with a warning), "
-        f"{counts['fail']} fail, {counts['exception']} exceptions; {counts['skipped']} skipped"
+        f"zoo: {len(audited)} audited, {passed}; {clean} without and {warned} with a warning), "
+        f"{counts['fail']} fail, {counts['exception']} exceptions, {counts['too slow']} too slow; {counts['skipped']} skipped"
     )
 
 

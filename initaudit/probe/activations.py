@@ -60,7 +60,7 @@ class ActivationFinder:
             leaving = [i for i in region if self._leaves(i, region)]
             curved = [i for i in leaving if self._bends(i, root, region)]
             if curved:
-                return self._describe(root, curved[0], region)
+                return self._describe(root, self._unscaled(curved[0], root, region), region)
             onward = [i for i in self._consumers[root] if self._passes(self._nodes[i])]
             if len(onward) != 1 or len(self._consumers[root]) != 1:
                 return None
@@ -100,6 +100,17 @@ class ActivationFinder:
         """A constant that can stand in a replay: a learned slope, or a single number made inside the model."""
         node = self._nodes[i]
         return node.is_number or (node.name == "parameter" and len(node.shape) <= 1)
+
+    def _unscaled(self, end: int, root: int, region: list[int]) -> int:
+        """``end``, or what a learned factor behind the function multiplies: it may start at zero, as ReZero's does."""
+        while self._nodes[end].name in ops.MULS:
+            factors = self._nodes[end].inputs
+            bent = [i for i in factors if i in region and self._bends(i, root, region)]
+            learned = any(self._nodes[i].parameters and not self._nodes[i].live for i in factors)
+            if len(bent) != 1 or not learned:
+                break
+            end = bent[0]
+        return end
 
     def _leaves(self, i: int, region: list[int]) -> bool:
         return self._nodes[i].output or not self._consumers[i] or any(c not in region for c in self._consumers[i])

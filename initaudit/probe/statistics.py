@@ -60,10 +60,13 @@ class Statistics:
         unit_dim: int = -1,
         bounds: tuple[float, float] | None = None,
         sample_dim: int = 0,
+        *,
+        search: bool = True,
     ) -> Measurement | None:
         """Measure ``tensor`` of shape ``(samples, ..., units, ...)``; ``unit_dim`` tells where the units are.
 
-        ``sample_dim`` tells where the samples are, when not in front (sequence-first layouts).
+        ``sample_dim`` tells where the samples are, when not in front (sequence-first layouts). ``search`` looks for
+        non-finite values in every element, not only in those that are sampled.
         ``bounds`` are the outputs beyond which an activation counts as saturated. Returns ``None`` for a tensor
         that has no statistics: empty, not floating point, on the meta device, or not strided.
         """
@@ -78,7 +81,7 @@ class Statistics:
         with torch.no_grad():
             tensor = tensor.detach()
             subset, exact = self._subset(tensor, unit_dim)
-            vector = _reduce(subset, None if exact else tensor, bounds)
+            vector = _reduce(subset, tensor if search and not exact else None, bounds)
         rows = self._rows.setdefault(tensor.device, [])
         rows.append(vector)
         shape = tensor.shape
@@ -193,14 +196,17 @@ def _reduce(subset: Tensor, whole: Tensor | None, bounds: tuple[float, float] | 
         overflow = ~torch.isfinite(total) & (x.abs().amax() < 1e30)  # not merely a sum of huge but finite numbers
         bad = torch.maximum(bad, overflow.to(bad.dtype))
     square = x * x
-    mean, m2, m4 = x.mean(), square.mean(), (square * square).mean()
+    seen = finite.sum()  # the moments are those of the finite elements
+    mean, m2, m4 = x.sum() / seen, square.sum() / seen, (square * square).sum() / seen
     low, high = torch.aminmax(x)
     nan = torch.full_like(mean, math.nan)
-    zero = x == 0
+    zero = (x == 0) & finite
     if x.shape[0] > 1:
         apart = x[1:] - x[:1]  # from the first sample: no digits are lost where samples are nearly one
         n = x.shape[0]
-        sample_std = ((apart.square().sum(0) - apart.sum(0).square() / n) / (n - 1)).mean().clamp_min(0).sqrt()
+        variance = (apart.square().sum(0) - apart.sum(0).square() / n) / (n - 1)
+        whole_columns = finite.all(0)
+        sample_std = ((variance * whole_columns).sum() / whole_columns.sum()).clamp_min(0).sqrt()
         cosine = _mean_cosine(x.flatten(1))
     else:
         sample_std = cosine = nan

@@ -282,8 +282,9 @@ class Tape(TorchFunctionMode):
         return sample_dim(call.name, rest, source.shape, source.sample_dim, node.shape)
 
     def _measure(self, node: Node, tensor: Tensor) -> None:
+        search = node.name not in ops.KEEP_FINITE  # which can only pass on what was found before
         node.measurement = self._statistics.measure(
-            tensor, node.unit_dim, ops.SATURATION.get(node.name), node.sample_dim
+            tensor, node.unit_dim, ops.SATURATION.get(node.name), node.sample_dim, search=search
         )
         if tensor.grad_fn is not None and node.measurement is not None:
             which = tensor.output_nr
@@ -291,7 +292,9 @@ class Tape(TorchFunctionMode):
             def hook(gradients: tuple[Tensor | None, ...]) -> None:
                 gradient = gradients[which]
                 if gradient is not None:
-                    node.gradient = self._statistics.measure(gradient, node.unit_dim, sample_dim=node.sample_dim)
+                    node.gradient = self._statistics.measure(
+                        gradient, node.unit_dim, sample_dim=node.sample_dim, search=search
+                    )
 
             # On the autograd node, not the tensor: a tensor written in place later carries its hooks into another
             # graph.

@@ -147,16 +147,28 @@ def test_a_gated_unit_is_no_elementwise_activation_of_its_value() -> None:
     assert layers["b"].nonlinearity is None
 
 
-def test_learned_slope_is_taken_at_its_initial_value() -> None:
+def test_learned_number_inside_a_function_is_taken_at_its_initial_value() -> None:
     model = Call(
-        lambda m, x: m.b(F.softplus(m.beta) * torch.tanh(m.a(x))),
+        lambda m, x: m.b((h := m.a(x)) * torch.sigmoid(F.softplus(m.beta) * h)),
         a=nn.Linear(16, 16),
         b=nn.Linear(16, 4),
-        beta=nn.Parameter(torch.zeros(())),
+        beta=nn.Parameter(torch.tensor(math.log(math.e - 1))),  # whose softplus is 1
     )
     found = by_fqn(audit(model, randn(8, 16)))["a"].nonlinearity
     assert found is not None
-    assert found.gain == pytest.approx(1.5925374 / math.log(2), rel=1e-6)
+    assert found.gain == pytest.approx(1.6765325, rel=1e-5)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.1])
+def test_learned_factor_behind_a_function_is_no_part_of_it(start: float) -> None:
+    model = Call(
+        lambda m, x: x + m.alpha * torch.relu(m.a(x)), a=nn.Linear(16, 16), alpha=nn.Parameter(torch.tensor(start))
+    )
+    layer = by_fqn(audit(model, randn(8, 16)))["a"]
+    assert layer.nonlinearity is not None
+    assert layer.nonlinearity.gain == pytest.approx(2**0.5)
+    assert layer.calls[0].activation is not None
+    assert layer.calls[0].activation.dead_units == 0
 
 
 def test_normalization_written_by_hand_is_no_activation() -> None:

@@ -119,7 +119,18 @@ def test_not_finite_entries_are_counted_and_left_out_of_the_rest() -> None:
     found = stats_of(x)
     assert found.nonfinite == 3
     assert found.max < 10
-    assert np.isfinite([found.mean, found.rms, found.std]).all()
+    rest = x[x.isfinite()].double()
+    assert found.rms == pytest.approx(rest.square().mean().sqrt().item(), rel=1e-6)
+    assert found.mean == pytest.approx(rest.mean().item(), abs=1e-6)
+    assert found.sample_std == pytest.approx(x[:, 3:].var(0).mean().sqrt().item(), rel=1e-5)
+    assert found.zero_fraction == 0
+
+
+def test_a_tensor_without_one_finite_entry_has_no_moments_and_no_dead_units() -> None:
+    found = stats_of(torch.full((4, 4), float("nan")))
+    assert found.nonfinite == 16
+    assert np.isnan([found.mean, found.rms]).all()
+    assert (found.zero_fraction, found.dead_units, found.sample_std) == (0, 0, None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -46,7 +46,7 @@ def detr() -> tuple[nn.Module, dict[str, Tensor]]:
     backbone = transformers.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", out_features=["stage2"])
     config = transformers.DetrConfig(
         use_timm_backbone=False, backbone_config=backbone, backbone=None, use_pretrained_backbone=False, num_queries=6,
-        d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+        d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
         encoder_ffn_dim=64, decoder_ffn_dim=64,
     )  # fmt: skip
     return transformers.DetrForObjectDetection(config), {"pixel_values": noise(2, 3, 64, 64)}
