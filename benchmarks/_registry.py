@@ -147,7 +147,7 @@ def _changed(values: dict[str, Any], attributes: dict[str, Any], shrink: Shrink)
                 yield name, smaller
         elif name == "depths" and isinstance(value, (list, tuple)):
             yield name, [min(n, 2) for n in value]
-        elif _WIDTHS.search(name) and _are_widths(value):
+        elif _WIDTHS.search(name) and _are_widths(value) and shrink(name, 4096) < 4096:
             yield name, [n // 4 if n > 32 else n for n in value]
 
 

@@ -116,10 +116,10 @@ def run(subjects: Sequence[tuple[Subject, Vitals]], injections: int) -> Iterator
 
 
 def subjects_of(collection: Collection, names: Sequence[str], seeds: int) -> Iterator[tuple[Subject, Vitals]]:
-    """The healthy models; what cannot be built, run or audited within 60 s is left out, and alarms are told."""
+    """The healthy models; what cannot be built, run or audited within 20 s is left out, and alarms are told."""
     for name, seed in ((name, seed) for name in names for seed in range(seeds)):
         try:
-            with time_limit(60):
+            with time_limit(20):
                 model, inputs = collection.build(name, seed) if seeds > 1 else collection.build(name)
                 subject = Subject(name, model, inputs, audit(model, inputs))
                 healthy = vitals(subject)

@@ -60,7 +60,7 @@ class DefaultSize:
 
 @dataclass(frozen=True)
 class Result:
-    """One architecture: ``verdict`` is that of the audit, ``"exception"``, ``"too slow"`` or ``"skipped"`` with the reason."""
+    """One architecture: ``verdict`` is that of the audit, or ``"exception"``, ``"too slow"``, ``"skipped"`` and why."""
 
     name: str
     verdict: str
@@ -136,7 +136,8 @@ def summarize(results: Sequence[Result]) -> None:
     passed = f"{counts['pass']} pass ({100 * counts['pass'] / max(1, len(audited)):.1f}%"
     print(
         f"zoo: {len(audited)} audited, {passed}; {clean} without and {warned} with a warning), "
-        f"{counts['fail']} fail, {counts['exception']} exceptions, {counts['too slow']} too slow; {counts['skipped']} skipped"
+        f"{counts['fail']} fail, {counts['exception']} exceptions, {counts['too slow']} too slow; "
+        f"{counts['skipped']} skipped"
     )
 
 

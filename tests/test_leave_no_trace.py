@@ -1,4 +1,4 @@
-"""The audited model, its gradients, its hooks and the process are afterwards bit for bit as they were: on success and on any failure."""
+"""The audited model and the process are afterwards bit for bit as they were, on success and on any failure."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ MISCHIEF: dict[str, Callable[[Mischief, Tensor], Tensor]] = {
     "train": _do(lambda m, x: m.train(not m.training)),
     "hook": _do(lambda m, x: m.spare.register_forward_hook(lambda *a: None)),
     "parameter hook": _do(lambda m, x: m.spare.weight.register_hook(lambda g: None)),
-    "generators": _do(lambda m, x: (torch.randn(3), random.random(), np.random.rand(), torch.randn(2, generator=m.generator))),  # noqa: NPY002
+    "generators": _do(
+        lambda m, x: (torch.randn(3), random.random(), np.random.rand(), torch.randn(2, generator=m.generator))
+    ),
     "manual seed": _do(lambda m, x: torch.manual_seed(99)),
     "default dtype": _do(lambda m, x: torch.set_default_dtype(torch.float64)),
     "gradients": _do(lambda m, x: setattr(m.spare.weight, "grad", torch.ones(WIDTH, WIDTH))),
@@ -202,9 +204,13 @@ def state(model: nn.Module) -> dict[str, Any]:
         "parameters": {n: (id(p), p.dtype, p.requires_grad, bits(p), p.data_ptr()) for n, p in parameters.items()},
         "gradients": {n: (id(p.grad), None if p.grad is None else bits(p.grad)) for n, p in parameters.items()},
         "buffers": {n: (id(b), b.dtype, bits(b)) for n, b in model.named_buffers()},
-        "attributes": {name: [(k, id(v)) for k, v in m.__dict__.items() if k != "training"] for name, m in modules.items()},
+        "attributes": {
+            name: [(k, id(v)) for k, v in m.__dict__.items() if k != "training"] for name, m in modules.items()
+        },
         "containers": {name: containers(m) for name, m in modules.items()},
-        "tensors": {(n, k): bits(v) for n, m in modules.items() for k, v in m.__dict__.items() if isinstance(v, Tensor)},
+        "tensors": {
+            (n, k): bits(v) for n, m in modules.items() for k, v in m.__dict__.items() if isinstance(v, Tensor)
+        },
         "training": {name: m.training for name, m in modules.items()},
         "hooks": {(name, h): list(getattr(m, h)) for name, m in modules.items() for h in HOOKS},
         "parameter hooks": {n: list(p._backward_hooks or ()) for n, p in parameters.items()},
@@ -217,7 +223,7 @@ def state(model: nn.Module) -> dict[str, Any]:
         },
         "torch": bits(torch.get_rng_state()),
         "python": random.getstate(),
-        "numpy": repr(np.random.get_state()),  # noqa: NPY002
+        "numpy": repr(np.random.get_state()),
         "default dtype": torch.get_default_dtype(),
         "gradients on": torch.is_grad_enabled(),
         "modes": torch._C._len_torch_function_stack(),
@@ -281,7 +287,14 @@ def test_whatever_a_module_does_to_itself_is_undone(kind: str) -> None:
 
 def test_every_kind_of_mischief_changes_something_without_the_probe() -> None:
     """Else the tests above would prove nothing."""
-    harmless = {"nothing", "own backward", "fail in backward", "return nothing", "default dtype", "raise with gradients off"}
+    harmless = {
+        "nothing",
+        "own backward",
+        "fail in backward",
+        "return nothing",
+        "default dtype",
+        "raise with gradients off",
+    }
     for kind in MISCHIEF:
         model = Mischief(kind)
         model.spare.weight.grad = torch.zeros(WIDTH, WIDTH)

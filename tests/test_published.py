@@ -1,5 +1,6 @@
 """Figures of papers, and of mean-field theory, reproduced through the public API."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -61,7 +62,7 @@ def gradients(report: Report) -> list[Stats]:
 
 
 def ratios(values: list[float]) -> list[float]:
-    return [b / a for a, b in zip(values, values[1:], strict=False)]
+    return [b / a for a, b in itertools.pairwise(values)]
 
 
 class TestGlorotAndBengio2010:
@@ -70,7 +71,9 @@ class TestGlorotAndBengio2010:
     @pytest.fixture(scope="class")
     @staticmethod
     def standard() -> Report:
-        return initaudit.audit(stack(5, 1000, nn.Tanh, lambda w: w.data.uniform_(-(1000**-0.5), 1000**-0.5)), noise(64, 1000))
+        return initaudit.audit(
+            stack(5, 1000, nn.Tanh, lambda w: w.data.uniform_(-(1000**-0.5), 1000**-0.5)), noise(64, 1000)
+        )
 
     @pytest.fixture(scope="class")
     @staticmethod
@@ -144,7 +147,7 @@ class TestTorchDefaults:
         assert (energy[0] / energy[-1]) ** (1 / 7) == pytest.approx(1 / 6, rel=0.08)
 
     def test_biases_keep_the_size_while_the_samples_become_one(self) -> None:
-        """The length and correlation maps with Var[b] = 1/(3n): alike inputs at a depth where ReLU alone has them at .80."""
+        """The length and correlation maps with Var[b] = 1/(3n), which make the inputs alike."""
         report = initaudit.audit(stack(8, 512, nn.ReLU, kept, bias=True), noise(32, 512))
         expected, square, cosine = [], 1.0, 0.0
         for _ in range(8):
@@ -157,7 +160,9 @@ class TestTorchDefaults:
         assert expected[-1] > 0.999
         assert before(report)[-1].rms ** 2 * 512 == pytest.approx(0.4, rel=0.1)  # the floor that the biases set
 
-    @pytest.mark.parametrize(("channels", "stride", "factor"), [((64, 64), 2, 1 / 12), ((128, 64), 2, 1 / 6), ((64, 64), 1, 1 / 3)])
+    @pytest.mark.parametrize(
+        ("channels", "stride", "factor"), [((64, 64), 2, 1 / 12), ((128, 64), 2, 1 / 6), ((64, 64), 1, 1 / 3)]
+    )
     def test_transposed_convolution(self, channels: tuple[int, int], stride: int, factor: float) -> None:
         torch.manual_seed(SEED)
         model = nn.Sequential(nn.ConvTranspose2d(*channels, 4, stride=stride, padding=0, bias=False))
@@ -253,7 +258,9 @@ class TestMeanFieldTheory:
 
     def test_tanh_with_torchs_gain(self) -> None:
         """Gain 5/3: activation std .761, .693, .668, .659, .655; the gradient grows by 1.10 per layer."""
-        report = initaudit.audit(stack(5, 1000, nn.Tanh, lambda w: nn.init.xavier_normal_(w, gain=5 / 3)), noise(64, 1000))
+        report = initaudit.audit(
+            stack(5, 1000, nn.Tanh, lambda w: nn.init.xavier_normal_(w, gain=5 / 3)), noise(64, 1000)
+        )
         assert [s.std for s in after(report)] == pytest.approx([0.761, 0.693, 0.668, 0.659, 0.655], rel=0.03)
         assert report.verdict == "pass"
 
@@ -288,7 +295,7 @@ class TestHealthyNetsAtDepth:
         assert report.verdict == "pass"
 
     def test_batch_norm_explodes_by_1_21_per_layer_on_the_way_back(self) -> None:
-        """Yang et al. 2019: the squared gradient grows by pi/(pi - 1) = 1.467 per BatchNorm + ReLU layer (1.478 at B = 128)."""
+        """Yang et al. 2019: the squared gradient grows by pi/(pi - 1) = 1.467 per layer, 1.478 at B = 128."""
         torch.manual_seed(SEED)
         steps: list[nn.Module] = []
         for _ in range(12):

@@ -105,7 +105,8 @@ def plain_layer(layer: Layer) -> Layer:
             op=0,
             input_op=None,
             activation_op=None,
-            nonlinearity=call.nonlinearity and replace(call.nonlinearity, name="", torch_name=None, negative_slope=None),
+            nonlinearity=call.nonlinearity
+            and replace(call.nonlinearity, name="", torch_name=None, negative_slope=None),
         )
         for call in layer.calls
     )
@@ -139,7 +140,9 @@ def test_every_spelling_of_relu_gives_the_same_report(
     report = audit(SPELLINGS[spelling](bad_layer=bad_layer))
     assert [plain_finding(f) for f in report.findings] == [plain_finding(f) for f in reference.findings]
     assert [plain_layer(layer) for layer in report.layers] == [plain_layer(layer) for layer in reference.layers]
-    assert [layer.nonlinearity and layer.nonlinearity.name for layer in report.layers] == ["relu"] * (DEPTH - 1) + [None]
+    assert [layer.nonlinearity and layer.nonlinearity.name for layer in report.layers] == ["relu"] * (DEPTH - 1) + [
+        None
+    ]
 
 
 @pytest.mark.parametrize("bad_layer", [None, 5])

@@ -60,8 +60,8 @@ REDUCTIONS_TO_LOSS = frozenset("cross_entropy nll_loss".split())
 FILLS = frozenset("zeros ones full zeros_like ones_like full_like new_zeros new_ones new_full".split())
 # Functions whose output is finite wherever their input is.
 KEEP_FINITE = NORMS | frozenset(
-    "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh tanh sigmoid hardsigmoid softsign "
-    "dropout clamp softmax max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+    "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh tanh sigmoid hardsigmoid "
+    "softsign dropout clamp softmax max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
     "adaptive_avg_pool2d adaptive_avg_pool3d".split()
 )
 COMPARISONS = frozenset(

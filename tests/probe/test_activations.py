@@ -133,14 +133,18 @@ def test_in_place_activation_does_not_change_what_was_seen_before_it() -> None:
 
 
 def test_a_residual_add_is_no_activation() -> None:
-    report = audit(Call(lambda m, x: x + m.b(torch.relu(m.a(x))), a=nn.Linear(16, 16), b=nn.Linear(16, 16)), randn(8, 16))
+    report = audit(
+        Call(lambda m, x: x + m.b(torch.relu(m.a(x))), a=nn.Linear(16, 16), b=nn.Linear(16, 16)), randn(8, 16)
+    )
     layers = by_fqn(report)
     assert layers["a"].nonlinearity is not None
     assert layers["b"].nonlinearity is None
 
 
 def test_a_gated_unit_is_no_elementwise_activation_of_its_value() -> None:
-    model = Call(lambda m, x: m.c(F.silu(m.a(x)) * m.b(x)), a=nn.Linear(16, 32), b=nn.Linear(16, 32), c=nn.Linear(32, 4))
+    model = Call(
+        lambda m, x: m.c(F.silu(m.a(x)) * m.b(x)), a=nn.Linear(16, 32), b=nn.Linear(16, 32), c=nn.Linear(32, 4)
+    )
     layers = by_fqn(audit(model, randn(8, 16)))
     assert layers["a"].nonlinearity is not None
     assert layers["a"].nonlinearity.name == "silu"

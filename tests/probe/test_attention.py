@@ -23,7 +23,10 @@ class SelfAttention(nn.Module):
 @pytest.mark.parametrize("training", [True, False])
 def test_multihead_attention_has_a_packed_projection_and_an_output_projection(training: bool) -> None:
     layers = by_fqn(audit(SelfAttention().train(training), TOKENS))
-    packed, out = layers["attention.in_proj_weight"] if "attention.in_proj_weight" in layers else layers["attention"], layers["attention.out_proj"]
+    packed, out = (
+        layers["attention.in_proj_weight"] if "attention.in_proj_weight" in layers else layers["attention"],
+        layers["attention.out_proj"],
+    )
     assert (packed.fan_in, packed.fan_out, packed.repeats) == (32, 32, 3)
     assert (out.fan_in, out.fan_out) == (32, 32)
     assert out.calls[0].gradient is not None
@@ -61,7 +64,10 @@ def test_masks_of_minus_infinity_are_no_fault(kind: str) -> None:
     if kind == "float":
         mask = torch.zeros(10, 10).masked_fill(mask, -torch.inf)
     report = audit(
-        Call(lambda m, x: m.attention(x, x, x, attn_mask=mask)[0], attention=nn.MultiheadAttention(32, 4, batch_first=True)),
+        Call(
+            lambda m, x: m.attention(x, x, x, attn_mask=mask)[0],
+            attention=nn.MultiheadAttention(32, 4, batch_first=True),
+        ),
         TOKENS,
     )
     assert report.verdict == "pass"

@@ -73,7 +73,7 @@ class Output:
     extra: dict[str, Any]
 
 
-Named = namedtuple("Named", ["first", "second"])  # noqa: PYI024
+Named = namedtuple("Named", ["first", "second"])
 
 OUTPUTS = {
     "tuple": lambda y: (y, y + 1),
@@ -152,7 +152,9 @@ def test_inputs_without_dimensions() -> None:
 
 
 def test_empty_tensors_on_the_way_are_no_fault() -> None:
-    report = audit(Call(lambda m, x: m.b(torch.cat([m.a(x), m.a(x[:0])])), a=nn.Linear(16, 8), b=nn.Linear(8, 4)), BATCH)
+    report = audit(
+        Call(lambda m, x: m.b(torch.cat([m.a(x), m.a(x[:0])])), a=nn.Linear(16, 8), b=nn.Linear(8, 4)), BATCH
+    )
     assert len(by_fqn(report)["a"].calls) == 2
     assert report.verdict == "pass"
     report.to_json()

@@ -1,4 +1,4 @@
-"""What a model brings along: batch norms in eval mode, dropout, hooks of its own, buffers it writes, streams it prints to."""
+"""What a model brings along: batch norms in eval mode, dropout, hooks, buffers it writes, what it prints."""
 
 import random
 
@@ -62,7 +62,9 @@ def test_hooks_of_the_user_run_and_stay() -> None:
     assert seen == ["pre", "gradient"]
     source = by_fqn(report)["2"].calls[0].input
     assert source is not None
-    assert source.rms == pytest.approx(torch.relu(2 * model[0].forward(randn(16, 8))).square().mean().sqrt().item(), rel=1e-5)
+    assert source.rms == pytest.approx(
+        torch.relu(2 * model[0].forward(randn(16, 8))).square().mean().sqrt().item(), rel=1e-5
+    )
     assert [len(model[i]._forward_hooks) for i in range(3)] == [1, 0, 0]
     assert [len(model[i]._forward_pre_hooks) for i in range(3)] == [1, 0, 0]
 
@@ -95,15 +97,15 @@ def test_buffers_written_in_forward_are_put_back() -> None:
 
 def test_generators_are_put_back() -> None:
     def forward(m: Call, x: Tensor) -> Tensor:
-        noise = torch.randn(x.shape) + random.random() + np.random.rand()  # noqa: NPY002
+        noise = torch.randn(x.shape) + random.random() + np.random.rand()
         return m.a(x + noise)
 
     model = Call(forward, a=nn.Linear(8, 8))
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     audit(model, randn(16, 8))
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1] == random.getstate()
-    assert all(np.array_equal(a, b) for a, b in zip(states[2], np.random.get_state(), strict=True))  # noqa: NPY002
+    assert all(np.array_equal(a, b) for a, b in zip(states[2], np.random.get_state(), strict=True))
 
 
 def test_what_the_model_prints_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Values that are not finite are found exactly, in weights, activations and gradients, and only where they are a fault."""
+"""Values that are not finite are found exactly, in weights, values and gradients, where they are a fault."""
 
 import pytest
 import torch

@@ -63,7 +63,7 @@ def activations(depth: int, width: int, batch: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("index", [0, 3])
 def test_sampled_rms_of_real_activations_is_unbiased_and_within_its_error(index: int) -> None:
-    """Whole units of the same samples are seen, so units are drawn without bias: over seeds the mean error is nought."""
+    """Whole units of the same samples are seen, drawn without bias: over seeds the mean error is nought."""
     x = activations(4, 4096, 64)[index]
     exact = x.double().square().mean().sqrt().item()
     errors = [stats_of(x, seed=seed).rms / exact - 1 for seed in range(40)]
@@ -169,7 +169,9 @@ def test_a_complex_tensor_is_measured_by_its_parts() -> None:
 @given(st.lists(st.integers(2, 40), min_size=2, max_size=5), st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
 def test_merged_statistics_are_those_of_all_elements(sizes: list[int], seed: int) -> None:
-    parts = [torch.randn(n, 6, generator=torch.Generator().manual_seed(seed + i)) * (i + 1) for i, n in enumerate(sizes)]
+    parts = [
+        torch.randn(n, 6, generator=torch.Generator().manual_seed(seed + i)) * (i + 1) for i, n in enumerate(sizes)
+    ]
     merged = merge([stats_of(p) for p in parts])
     assert merged is not None
     whole = torch.cat(parts).double()

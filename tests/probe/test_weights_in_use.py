@@ -103,7 +103,9 @@ def test_embedding_weight_used_as_head_by_hand() -> None:
     assert [op.role for op in report.trace.ops if op.layer] == [Role.EMBEDDING, Role.LAYER]  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm, parametrizations.orthogonal])
+@pytest.mark.parametrize(
+    "wrap", [parametrizations.weight_norm, parametrizations.spectral_norm, parametrizations.orthogonal]
+)
 def test_parametrized_weight_is_judged_as_it_is_used(wrap: object) -> None:
     torch.manual_seed(0)
     linear = wrap(nn.Linear(32, 24))  # type: ignore[operator]
@@ -161,7 +163,10 @@ def test_low_rank_adapter_beside_its_base() -> None:
 
 def test_low_rank_adapter_merged_into_its_base() -> None:
     model = Call(
-        lambda m, x: F.linear(x, m.w + m.b @ m.a), w=parameter(32, 32), a=parameter(4, 32), b=nn.Parameter(torch.zeros(32, 4))
+        lambda m, x: F.linear(x, m.w + m.b @ m.a),
+        w=parameter(32, 32),
+        a=parameter(4, 32),
+        b=nn.Parameter(torch.zeros(32, 4)),
     )
     report = audit(model, BATCH)
     assert [layer.fan_in for layer in report.layers] == [32]
@@ -195,7 +200,9 @@ def test_bilinear() -> None:
 
 def test_every_layer_of_a_complex_tree_has_an_expression_that_evaluates_to_its_weight() -> None:
     model = nn.Module()
-    model.blocks = nn.ModuleList(nn.ModuleDict({"a-b": nn.Linear(8, 8), "c": nn.Sequential(nn.Linear(8, 8))}) for _ in range(2))
+    model.blocks = nn.ModuleList(
+        nn.ModuleDict({"a-b": nn.Linear(8, 8), "c": nn.Sequential(nn.Linear(8, 8))}) for _ in range(2)
+    )
     model.forward = lambda x: sum(b["c"](b["a-b"](x)) for b in model.blocks)  # type: ignore[method-assign]
     report = audit(model, randn(4, 8))
     named = dict(model.named_parameters())

@@ -85,7 +85,9 @@ def test_two_causes_have_two_roots() -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param("zeros", marks=pytest.mark.xfail(strict=True, reason="IA201 starts a cause of its own at layer 0")),
+        pytest.param(
+            "zeros", marks=pytest.mark.xfail(strict=True, reason="IA201 starts a cause of its own at layer 0")
+        ),
         "nan",
         "dead",
     ],
@@ -132,7 +134,7 @@ def test_ignoring_the_cause_makes_its_consequence_the_root() -> None:
 
 
 def test_an_unknown_code_is_refused_with_the_nearest_known() -> None:
-    with pytest.raises(UsageError, match="unknown rule 'IA110'.*did you mean IA10"):
+    with pytest.raises(UsageError, match=r"unknown rule 'IA110'.*did you mean IA10"):
         initaudit.audit(collapsed(), batch(), select=["IA110"])
     with pytest.raises(UsageError, match="did you mean dead-units"):
         initaudit.audit(collapsed(), batch(), ignore=["dead-unit"])

@@ -1,4 +1,4 @@
-"""Each rule on the signal fires on its fault, at the layer that has it, with a cure that cures, and is silent on healthy twins."""
+"""Each rule on the signal fires at the layer that has its fault, with a cure that cures, and not on healthy twins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 import initaudit
 from tests.rules.nets import alarms, batch, cured, found, net, roots, scale
 
-SIGNAL_CODES = ["IA101", "IA102", "IA103", "IA104", "IA105", "IA201", "IA202", "IA301", "IA302", "IA303", "IA307", "IA401", "IA402"]  # fmt: skip
+SIGNAL_CODES = """IA101 IA102 IA103 IA104 IA105 IA201 IA202 IA301 IA302 IA303 IA307 IA401 IA402""".split()
 MIDDLE = 14  # the module at that index is the eighth of twelve layers
 
 
@@ -180,7 +180,9 @@ class TestDeadUnits:
 
     def test_channels_of_a_convolution(self) -> None:
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 16, 4))
+        model = nn.Sequential(
+            nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 16, 4)
+        )
         for layer in (model[0], model[2]):
             nn.init.kaiming_normal_(layer.weight)
         nn.init.constant_(model[2].bias, -20.0)
@@ -313,14 +315,18 @@ class TestOutput:
         assert roots(report) == [("IA401", "6")]
         assert not alarms(cured(model, report, batch()))
 
-    @pytest.mark.xfail(strict=True, reason="IA401 blames the head, and advises to draw it anew, for a layer in the middle")
+    @pytest.mark.xfail(
+        strict=True, reason="IA401 blames the head, and advises to draw it anew, for a layer in the middle"
+    )
     def test_a_large_layer_in_the_middle_is_not_the_heads_fault(self) -> None:
         model = net()
         scale(model[MIDDLE], 30)
         report = audit(model)
         assert str(MIDDLE) == report.findings[0].fqn
 
-    @pytest.mark.xfail(strict=True, reason="IA401 at a healthy head is a root cause of its own beside the explosion that feeds it")
+    @pytest.mark.xfail(
+        strict=True, reason="IA401 at a healthy head is a root cause of its own beside the explosion that feeds it"
+    )
     def test_an_explosion_explains_the_size_of_the_output(self) -> None:
         assert roots(audit(net(20, gain=3.5))) == [("IA102", "0")]
 

@@ -50,7 +50,9 @@ class ResNet(nn.Module):
             self.norm1 = nn.BatchNorm2d(width)
             self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
             self.norm2 = nn.BatchNorm2d(width)
-            self.short = nn.Conv2d(before, width, 1, stride, bias=False) if stride > 1 or before != width else nn.Identity()
+            self.short = (
+                nn.Conv2d(before, width, 1, stride, bias=False) if stride > 1 or before != width else nn.Identity()
+            )
             nn.init.zeros_(self.norm2.weight)
 
         def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +63,10 @@ class ResNet(nn.Module):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 1, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
         self.blocks = nn.Sequential(
-            *(self.Block(a, b, s) for a, b, s in ((32, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 64, 2), (64, 64, 1)))
+            *(
+                self.Block(a, b, s)
+                for a, b, s in ((32, 32, 1), (32, 32, 1), (32, 64, 2), (64, 64, 1), (64, 64, 2), (64, 64, 1))
+            )
         )
         self.head = nn.Linear(64, 10)
         he_(self.stem)
@@ -236,7 +241,9 @@ class DiT(nn.Module):
             self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
             self.attention = nn.MultiheadAttention(width, 4, batch_first=True)
             self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
-            self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+            self.mlp = nn.Sequential(
+                nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+            )
             self.modulate = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
 
         def forward(self, x: Tensor, c: Tensor) -> Tensor:
@@ -291,14 +298,16 @@ class SIREN(nn.Module):
 
 
 class NFNet(nn.Module):
-    """Brock et al. 2021: no norm, weights standardized, h + alpha f(h / beta), the activation with its variance gain."""
+    """Brock et al. 2021: no norm, weights standardized, h + alpha f(h / beta), the variance gain."""
 
     class Conv(nn.Conv2d):
         def forward(self, x: Tensor) -> Tensor:
             mean = self.weight.mean((1, 2, 3), keepdim=True)
             variance = self.weight.var((1, 2, 3), keepdim=True, correction=0)
             fan_in = self.weight[0].numel()
-            return F.conv2d(x, (self.weight - mean) * torch.rsqrt(variance * fan_in + 1e-6), self.bias, padding=self.padding)
+            return F.conv2d(
+                x, (self.weight - mean) * torch.rsqrt(variance * fan_in + 1e-6), self.bias, padding=self.padding
+            )
 
     class Block(nn.Module):
         def __init__(self, width: int, beta: float) -> None:
@@ -363,7 +372,7 @@ class Fixup(nn.Module):
 
 
 class CharacterLSTM(nn.Module):
-    """Two LSTM layers with a forget bias of one (Jozefowicz et al. 2015) and recurrent weights orthogonal (Saxe et al. 2014)."""
+    """Two LSTM layers with a forget bias of one (Jozefowicz et al. 2015) and orthogonal recurrent weights."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -63,7 +63,7 @@ def test_a_healthy_model_raises_no_alarm(name: str, seed: int) -> None:
     assert not report.trace.uncalled  # type: ignore[union-attr]
 
 
-FILE = '''
+FILE = """
 from tests.zoo.models import VAE, Actor, SelfNormalizing
 
 
@@ -77,7 +77,7 @@ def make_vae():
 
 def make_self_normalizing():
     return SelfNormalizing()
-'''
+"""
 
 
 def test_the_command_passes_a_file_of_healthy_models(tmp_path: Path) -> None:
@@ -92,4 +92,8 @@ def test_the_command_passes_a_file_of_healthy_models(tmp_path: Path) -> None:
     document = json.loads(done.stdout)
     assert document["summary"] == {"passed": 3, "failed": 0, "errors": 0, "findings": document["summary"]["findings"]}
     assert document["summary"]["findings"]["error"] == document["summary"]["findings"]["warning"] == 0
-    assert {audit["target"].rpartition("::")[2] for audit in document["audits"]} == {"make_actor", "make_vae", "make_self_normalizing"}
+    assert {audit["target"].rpartition("::")[2] for audit in document["audits"]} == {
+        "make_actor",
+        "make_vae",
+        "make_self_normalizing",
+    }
