@@ -61,8 +61,8 @@ FILLS = frozenset("zeros ones full zeros_like ones_like full_like new_zeros new_
 # Functions whose output is finite wherever their input is.
 KEEP_FINITE = NORMS | frozenset(
     "relu relu6 leaky_relu prelu rrelu elu selu celu gelu silu mish hardswish hardtanh tanh sigmoid hardsigmoid "
-    "softsign dropout clamp softmax max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
-    "adaptive_avg_pool2d adaptive_avg_pool3d".split()
+    "softsign dropout clamp softmax max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d "
+    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d".split()
 )
 COMPARISONS = frozenset(
     "gt lt ge le eq ne __gt__ __lt__ __ge__ __le__ __eq__ __ne__ greater less logical_not sgn".split()

@@ -68,7 +68,7 @@ def diagnose(trace: Trace, *, select: Sequence[str] = (), ignore: Sequence[str] 
     ``select`` and ``ignore`` hold codes, names, or beginnings of codes (``"IA1"``), also comma-separated.
     Raises :class:`UsageError` for one that matches no rule.
     """
-    wanted = matching(select) if select else set(RULES)
+    wanted = matching(select) or set(RULES)
     return diagnose_with([rule for rule in RULES if rule in wanted - matching(ignore)], trace)
 
 

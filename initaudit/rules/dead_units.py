@@ -41,7 +41,7 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 
-from initaudit.records import LayerCall, Severity
+from initaudit.records import Layer, LayerCall, Severity, Stats
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
 from initaudit.theory.variance import dead_unit_probability
@@ -55,14 +55,27 @@ def _expected(samples: int, correlation: float) -> float:
     return dead_unit_probability(samples, correlation)
 
 
+def _correlation(before: Stats) -> float:
+    """Mean correlation of two samples, over units around their common mean: a bias that all share is no likeness."""
+    if before.cosine is None:
+        return 1.0
+    spread = before.rms**2 - before.mean**2
+    return (before.cosine * before.rms**2 - before.mean**2) / spread if spread > 0 else 1.0
+
+
 def _excess(call: LayerCall) -> tuple[float, float, float] | None:
     """Dead fraction, expected fraction, and the excess beyond three standard errors."""
     activation, before = call.activation, call.pre_activation
     if activation is None or before is None or activation.dead_units is None or activation.dead_units <= _WARN:
         return None
-    expected = _expected(min(before.samples, _SAMPLES), round(before.cosine, 3) if before.cosine is not None else 1.0)
+    expected = _expected(min(before.samples, _SAMPLES), round(_correlation(before), 3))
     error = 3 * math.sqrt(expected * (1 - expected) / max(1, activation.units))
     return activation.dead_units, expected, activation.dead_units - expected - error
+
+
+def _is_error(found: tuple[Layer, LayerCall, float, float, float]) -> bool:
+    """More than half of the units beyond the expected, or all of them: nothing passes such a layer."""
+    return found[4] > _FAIL or found[2] == 1
 
 
 def check(flow: Flow) -> Iterator[Observation]:
@@ -72,11 +85,12 @@ def check(flow: Flow) -> Iterator[Observation]:
         excess = _excess(call)
         source = call.input
         alive = source is None or source.dead_units is None or source.dead_units < 1
-        if excess is not None and excess[2] > _WARN and op.moving and alive:
+        if excess is not None and op.moving and alive and (excess[2] > _WARN or excess[0] == 1):
             found.append((layer, call, *excess))
     if not found:
         return
-    layer, call, dead, expected, excess_fraction = max(found, key=lambda f: f[4] > _FAIL)
+    layer, call, dead, expected, _ = max(found, key=_is_error)
+    severe = any(_is_error(f) for f in found)
     bias = layer.bias
     reason = (
         f"; its bias has mean {bias.mean:.3g} against a pre-activation std of {call.pre_activation.std:.3g}"
@@ -88,8 +102,8 @@ def check(flow: Flow) -> Iterator[Observation]:
         message=f"{dead:.0%} of {call.activation.units if call.activation else 0} units are zero on every sample, "
         f"where {expected:.0%} would be healthy{reason}",
         observed=dead,
-        limit=expected + (_FAIL if excess_fraction > _FAIL else _WARN),
-        severity=Severity.ERROR if excess_fraction > _FAIL else Severity.WARNING,
+        limit=expected + (_FAIL if severe else _WARN),
+        severity=Severity.ERROR if severe else Severity.WARNING,
         affected=tuple(dict.fromkeys(f[0].fqn for f in found if f[0].fqn != layer.fqn)),
         layer=None if reason else layer,
         code=f"nn.init.zeros_({layer.access}.bias)" if reason else None,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from initaudit.records import Severity
-from initaudit.rules.flow import Flow, Segment, Step, drift_limit, expected_decay
+from initaudit.rules.flow import Flow, Segment, Step, drift_limit, expected_decay, power
 
 # Natural log of a mean-square ratio through depth. Six depth scales are the limit of easy training (Schoenholz 2017);
 # He's 22-layer Xavier net (-13) still trains, his 30-layer one (-19) and batch-normalized nets past sixteen depth
@@ -65,13 +65,16 @@ def forward_drift(segment: Segment) -> float:
     return min(0.0, received - expected_decay(segment.activations))
 
 
-def judge(segment: Segment, amount: float) -> Drift | None:
-    """The :class:`Drift` when ``amount`` is outside the band for the segment's depth and width, else ``None``."""
+def judge(segment: Segment, amount: float, end: Step | None = None) -> Drift | None:
+    """The :class:`Drift` when ``amount`` is outside the band for the segment's depth and width, else ``None``.
+
+    ``end`` is the layer where the gradient ends altogether, if it does.
+    """
     for base, severity in ((FAIL, Severity.ERROR), (WARN, Severity.WARNING)):
         limit = drift_limit(segment, base)
         if abs(amount) > limit:
             culprits = _culprits(segment, amount)
-            first = culprits[0] if culprits else _break(segment)
+            first = culprits[0] if culprits else _cut(segment) or end or segment.layers[0]
             return Drift(segment, amount, severity, math.copysign(limit, amount), first, culprits)
     return None
 
@@ -87,11 +90,11 @@ def _culprits(segment: Segment, amount: float) -> tuple[Step, ...]:
     return tuple(found) if sum(abs(s.deviation) for s in found) >= abs(amount) / 2 else ()
 
 
-def _break(segment: Segment) -> Step:
-    """The last layer before the signal ends altogether, else the first layer."""
+def _cut(segment: Segment) -> Step | None:
+    """The last layer before the signal ends altogether, a layer of zeros included; ``None`` where it reaches the end."""
     last = segment.layers[0]
     for step in segment.steps:
         last = step if step.layer is not None else last
-        if step.drift == -math.inf:
+        if power(step.op.stats) == 0:
             return last
-    return segment.layers[0]
+    return None

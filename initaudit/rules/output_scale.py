@@ -35,8 +35,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initaudit.records import Layer, LayerCall, Op, Role, Severity
+from initaudit.records import Role, Severity
 from initaudit.rules.base import Limit, Observation, Rule
+from initaudit.rules.drift import SIGNIFICANT
 from initaudit.rules.flow import Flow
 from initaudit.rules.wording import figure
 
@@ -44,33 +45,28 @@ _LIMIT = 10.0
 
 
 def check(flow: Flow) -> Iterator[Observation]:
-    """What the page above describes, at each place where it is so."""
-    for op in flow.trace.ops:
-        if not op.output or not op.moving:
+    """What the page above describes, at the layer that makes it so."""
+    for way in flow.ways:
+        if not way or way[-1].ends_normalized:
             continue
-        stats = flow.measured(op).stats
-        last = _last_layer(flow, op)
-        if stats is None or last is None or not stats.rms > _LIMIT or stats.count == 1:
+        steps = way[-1].steps
+        last = max(i for i, step in enumerate(steps) if step.layer is not None)
+        stats = flow.measured(steps[-1].op).stats
+        if stats is None or not stats.rms > _LIMIT or stats.count == 1:
             continue
-        layer = last[0]
+        if any(step.op.role in (Role.JOIN, Role.ATTENTION) for step in steps[last:]):
+            continue  # a sum, or a product of two signals, has no layer whose size it would be
+        large = [step for step in way[-1].layers if step.deviation > SIGNIFICANT]
+        layer = (large or [steps[last]])[0].layer
+        assert layer is not None
         yield Observation(
             fqn=layer.fqn,
             message=f"the model's output has rms {figure(stats.rms)}: a cross-entropy would start about "
             f"{figure(stats.rms**2 / 2)} above chance",
             observed=stats.rms,
-            layer=layer,
+            layer=layer if large else None,
         )
         return
-
-
-def _last_layer(flow: Flow, end: Op) -> tuple[Layer, LayerCall] | None:
-    op: Op | None = end
-    while op is not None and op.role not in (Role.NORM, Role.ATTENTION, Role.JOIN, Role.EMBEDDING):
-        found = flow.layer_of(op)
-        if found is not None:
-            return found
-        op = flow.source(op)
-    return None
 
 
 RULE = Rule(

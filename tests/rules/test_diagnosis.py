@@ -85,9 +85,7 @@ def test_two_causes_have_two_roots() -> None:
 @pytest.mark.parametrize(
     "fault",
     [
-        pytest.param(
-            "zeros", marks=pytest.mark.xfail(strict=True, reason="IA201 starts a cause of its own at layer 0")
-        ),
+        "zeros",
         "nan",
         "dead",
     ],
@@ -122,7 +120,6 @@ def test_select_and_ignore_take_codes_names_and_beginnings() -> None:
     assert codes(ignore=[" "]) == everything
 
 
-@pytest.mark.xfail(strict=True, reason="a blank selects no rule at all, so that everything passes")
 def test_a_blank_selection_is_none() -> None:
     model, x = collapsed(), batch()
     assert initaudit.audit(model, x, select=[""]).findings == initaudit.audit(model, x).findings

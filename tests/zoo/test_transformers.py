@@ -232,13 +232,9 @@ ZOO: dict[str, Callable[[], tuple[nn.Module, dict[str, Tensor]]]] = {
     "clip": clip,
     "detr": detr,
 }
-ALARMS: dict[str, str] = {}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=ALARMS[n])) if n in ALARMS else n for n in ZOO],
-)
+@pytest.mark.parametrize("name", ZOO)
 def test_default_initialization_raises_no_alarm(name: str) -> None:
     model, inputs = ZOO[name]()
     report = initaudit.audit(model, inputs)
