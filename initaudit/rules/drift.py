@@ -91,7 +91,7 @@ def _culprits(segment: Segment, amount: float) -> tuple[Step, ...]:
 
 
 def _cut(segment: Segment) -> Step | None:
-    """The last layer before the signal ends altogether, a layer of zeros included; ``None`` where it reaches the end."""
+    """The last layer before the signal ends, a layer of zeros included; ``None`` where it reaches the end."""
     last = segment.layers[0]
     for step in segment.steps:
         last = step if step.layer is not None else last
