@@ -41,9 +41,10 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 
-from initaudit.records import Layer, LayerCall, Severity, Stats
+from initaudit.records import Layer, LayerCall, Parameter, Role, Severity, Stats
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
+from initaudit.rules.paths import owner
 from initaudit.theory.variance import dead_unit_probability
 
 _WARN, _FAIL = 0.25, 0.5
@@ -91,23 +92,39 @@ def check(flow: Flow) -> Iterator[Observation]:
         return
     layer, call, dead, expected, _ = max(found, key=_is_error)
     severe = any(_is_error(f) for f in found)
+    gain = _zero_gain(flow, call)
     bias = layer.bias
     reason = (
         f"; its bias has mean {bias.mean:.3g} against a pre-activation std of {call.pre_activation.std:.3g}"
         if (bias is not None and call.pre_activation is not None and abs(bias.mean) > 2 * call.pre_activation.std)
         else ""
     )
+    if gain is not None:
+        reason = f"; the normalization before the activation has a gain of zero ({gain.fqn})"
     yield Observation(
-        fqn=layer.fqn,
+        fqn=owner(flow.trace, gain) if gain else layer.fqn,
         message=f"{dead:.0%} of {call.activation.units if call.activation else 0} units are zero on every sample, "
         f"where {expected:.0%} would be healthy{reason}",
         observed=dead,
         limit=expected + (_FAIL if severe else _WARN),
         severity=Severity.ERROR if severe else Severity.WARNING,
-        affected=tuple(dict.fromkeys(f[0].fqn for f in found if f[0].fqn != layer.fqn)),
+        affected=tuple(dict.fromkeys(f[0].fqn for f in found if gain or f[0].fqn != layer.fqn)),
         layer=None if reason else layer,
-        code=f"nn.init.zeros_({layer.access}.bias)" if reason else None,
+        code=f"nn.init.zeros_({layer.access}.bias)" if reason and not gain else None,
     )
+
+
+def _zero_gain(flow: Flow, call: LayerCall) -> Parameter | None:
+    """The gain, all zero, of a normalization between a layer and its activation."""
+    ops = flow.trace.ops
+    parameters = {p.fqn: p for p in flow.trace.parameters}
+    op = ops[call.activation_op] if call.activation_op is not None else None
+    while op is not None and op.id > call.op:
+        if op.role is Role.NORM:
+            names = [n for i in op.inputs if ops[i].role is Role.PARAMETER for n in ops[i].parameters]
+            return next((parameters[n] for n in names[:1] if parameters[n].rms == 0), None)
+        op = next((ops[i] for i in op.inputs if ops[i].moving), None)
+    return None
 
 
 RULE = Rule(

@@ -41,14 +41,13 @@ from collections.abc import Iterator
 from initaudit.records import Severity
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.weight_scale import deviating, is_fan_out, one_observation
-from initaudit.rules.wording import describe_weight
+from initaudit.rules.weight_scale import deviating, is_fan_out, note
 
 
 def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
     steps = [s for s in deviating(flow) if is_fan_out(s)]
-    yield from one_observation(steps, lambda s: f"{describe_weight(s)}; it fits fan_out")
+    yield from note(steps, "; it fits fan_out")
 
 
 RULE = Rule(

@@ -14,7 +14,7 @@ from functools import cached_property
 from initaudit.records import Activation, Layer, LayerCall, Op, Role, Stats, Trace
 
 _COUNTED = frozenset({Role.LAYER, Role.ACTIVATION, Role.SCALE, Role.GATE, Role.JOIN})
-_RECURRENT = ("lstm", "gru", "rnn")
+RECURRENT = ("lstm", "gru", "rnn")
 
 
 # Differences between samples smaller than this, relative to the rms, are rounding and no signal.
@@ -166,7 +166,7 @@ class Flow:
         steps: list[Step] = []
         activation: Activation | None = None
         for op in reversed(path):
-            if op.role is Role.NORM or op.role is Role.EMBEDDING or op.name.startswith(_RECURRENT):
+            if op.role is Role.NORM or op.role is Role.EMBEDDING or op.name.startswith(RECURRENT):
                 segments.append(Segment(tuple(steps), ends_normalized=op.role is Role.NORM))
                 steps, activation = [], None
                 continue

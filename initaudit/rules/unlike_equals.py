@@ -50,6 +50,7 @@ from statistics import median
 
 from initaudit.records import Layer, Parameter, Severity
 from initaudit.rules.base import Limit, Observation, Rule
+from initaudit.rules.drift import SIGNIFICANT
 from initaudit.rules.flow import Flow, weight_deviation
 from initaudit.rules.paths import owner
 from initaudit.rules.wording import figure
@@ -78,13 +79,20 @@ def check(flow: Flow) -> Iterator[Observation]:
 def _equals(parameters: Sequence[Parameter]) -> Iterator[list[Parameter]]:
     """Parameters of one role and shape; a bias also by the weight beside it, whose fan-in its law follows."""
     groups: dict[tuple[str, tuple[int, ...], tuple[int, ...]], list[Parameter]] = {}
-    beside = {p.fqn.rpartition(".")[0]: p.shape for p in parameters if len(p.shape) > 1}
+    beside = {_module(p): p.shape for p in parameters if len(p.shape) > 1}
     for parameter in parameters:
         role = re.sub(r"(?<![^.])\d+(?![^.])", "*", parameter.fqn)
         if "*" in role and math.isfinite(parameter.rms) and not parameter.unwritten and parameter.requires_grad:
-            key = (role, parameter.shape, beside.get(parameter.fqn.rpartition(".")[0], ()))
+            key = (role, parameter.shape, beside.get(_module(parameter), ()))
             groups.setdefault(key, []).append(parameter)
-    return (members for members in groups.values() if len(members) > 1)
+    # Numbers alone, as in a plain Sequential, are no sister blocks: there three must agree against the odd one.
+    return (
+        ps for (role, *_), ps in groups.items() if len(ps) > (3 if role.startswith("*") and role.count(".") == 1 else 1)
+    )
+
+
+def _module(parameter: Parameter) -> str:
+    return parameter.fqn.rpartition(".")[0].split(".parametrizations.")[0]
 
 
 def _habit(weights: Sequence[Parameter]) -> float | None:
@@ -116,7 +124,9 @@ def _compare(members: Sequence[Parameter], habit: float | None) -> tuple[float |
 def _apart(parameter: Parameter, usual: float) -> bool:
     if parameter.rms == 0 or usual == 0:
         return parameter.rms != usual
-    error = 6 * math.sqrt(2) * parameter.std_uncertainty
+    # At least that of normal values: the kurtosis of a handful of them says nothing.
+    error = 0.0 if parameter.constant else max(parameter.std_uncertainty, 1 / math.sqrt(2 * math.prod(parameter.shape)))
+    error *= 6 * math.sqrt(2)
     return abs(math.log(parameter.rms / usual)) > max(math.log(_FACTOR), error)
 
 
@@ -128,7 +138,7 @@ def _harmless(members: Sequence[Parameter], odd: Sequence[Parameter], layers: di
 
 
 def _fits(layer: Layer) -> bool:
-    return layer.weight.rms > 0 and weight_deviation(layer, (None, layer.nonlinearity)) == 0
+    return layer.weight.rms > 0 and abs(weight_deviation(layer, (None, layer.nonlinearity))) < SIGNIFICANT
 
 
 def _observation(flow: Flow, found: list[tuple[Parameter, float, int]], layers: dict[str, Layer]) -> Observation:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
+from initaudit.records import Severity
 from initaudit.rules.base import Observation
 from initaudit.rules.drift import SIGNIFICANT, judged_segments
 from initaudit.rules.flow import Flow, Step
-from initaudit.rules.wording import expected_std
+from initaudit.rules.wording import describe_weight, expected_std
 
 TOO_SMALL, TOO_LARGE = 0.5, 2.0  # of the std that the rule gives
+_FAR_OFF = 2 * math.log(4)  # in ln Var[w]: a factor of four in std
+_TORCH_DEFAULT = "kaiming_uniform(a=sqrt(5)"
 
 
 def deviating(flow: Flow) -> Iterator[Step]:
@@ -44,16 +47,44 @@ def ratio(step: Step) -> float:
     return step.layer.weight.rms / expected_std(step)
 
 
-def one_observation(steps: list[Step], say: Callable[[Step], str]) -> Iterator[Observation]:
-    """All of ``steps`` as one observation at the first."""
+def is_slip(flow: Flow, step: Step) -> bool:
+    """Whether a layer is far off, or left at torch's default, where the layers around it mostly keep to the rule."""
+    assert step.layer is not None
+    if abs(step.deviation) <= _FAR_OFF and not step.layer.weight.init.startswith(_TORCH_DEFAULT):
+        return False
+    for segment in judged_segments(flow):
+        if step in segment.layers:
+            others = [s for s in segment.layers if s.layer is not step.layer]
+            fitting = sum(abs(s.deviation) <= SIGNIFICANT for s in others)
+            return len(others) >= 2 and fitting >= 2 / 3 * len(others)
+    return False
+
+
+def note(steps: list[Step], ending: str) -> Iterator[Observation]:
+    """All of ``steps`` as one note at the first."""
     if not steps:
         return
     first = steps[0]
     assert first.layer is not None
     yield Observation(
         fqn=first.layer.fqn,
-        message=say(first),
+        message=f"{describe_weight(first)}{ending}",
         observed=ratio(first),
+        severity=Severity.NOTE,
         affected=tuple(s.layer.fqn for s in steps[1:] if s.layer),
         layer=first.layer,
     )
+
+
+def slips_and_notes(flow: Flow, steps: list[Step], ending: str) -> Iterator[Observation]:
+    """A warning at each of ``steps`` that is a slip among layers that keep to the rule; the rest as one note."""
+    slips = [step for step in steps if is_slip(flow, step)]
+    for step in slips:
+        assert step.layer is not None
+        yield Observation(
+            fqn=step.layer.fqn,
+            message=f"{describe_weight(step)}; the layers around it keep to the rule",
+            observed=ratio(step),
+            layer=step.layer,
+        )
+    yield from note([step for step in steps if step not in slips], ending)

@@ -24,8 +24,9 @@ The initializer given with the finding. Make a net deeper only after that.
 
 ## Limit and where it comes from
 
-Half of the std that the variance rule gives. torch's default for `nn.Linear` and convolutions, `U(±1/sqrt(fan_in))`,
-has 0.41 of what ReLU needs; it was kept for compatibility and follows no rule.
+Half of the std that the variance rule gives is a note. A quarter of it is a warning where two thirds of the layers
+around keep to the rule: then it is a slip and no habit. torch's default for `nn.Linear` and convolutions,
+`U(±1/sqrt(fan_in))`, has 0.41 of what ReLU needs; it was kept for compatibility and follows no rule.
 
 ## References
 
@@ -39,20 +40,19 @@ from collections.abc import Iterator
 from initaudit.records import Severity
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.weight_scale import TOO_SMALL, deviating, is_fan_out, one_observation, ratio
-from initaudit.rules.wording import describe_weight
+from initaudit.rules.weight_scale import TOO_SMALL, deviating, is_fan_out, ratio, slips_and_notes
 
 
 def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
     steps = [s for s in deviating(flow) if ratio(s) < TOO_SMALL and not is_fan_out(s)]
-    yield from one_observation(steps, lambda s: f"{describe_weight(s)}; at this depth the signal survives it")
+    yield from slips_and_notes(flow, steps, "; at this depth the signal survives it")
 
 
 RULE = Rule(
     code="IA301",
     name="weight-too-small",
-    severity=Severity.NOTE,
+    severity=Severity.WARNING,
     limit=Limit(TOO_SMALL, "weight std over that of the rule", "He 2015: Var[w] = gain²/fan_in"),
     check=check,
 )

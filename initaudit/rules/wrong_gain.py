@@ -42,14 +42,13 @@ from collections.abc import Iterator
 from initaudit.records import Severity
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.weight_scale import TOO_LARGE, TOO_SMALL, deviating, is_fan_out, one_observation, ratio
-from initaudit.rules.wording import describe_weight
+from initaudit.rules.weight_scale import TOO_LARGE, TOO_SMALL, deviating, is_fan_out, note, ratio
 
 
 def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
     steps = [s for s in deviating(flow) if TOO_SMALL <= ratio(s) <= TOO_LARGE and not is_fan_out(s)]
-    yield from one_observation(steps, lambda s: f"{describe_weight(s)}: the gain of another activation")
+    yield from note(steps, ": the gain of another activation")
 
 
 RULE = Rule(

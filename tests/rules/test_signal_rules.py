@@ -263,7 +263,7 @@ class TestGradients:
 
 
 class TestNotesOnSingleWeights:
-    @pytest.mark.parametrize(("factor", "code"), [(0.2, "IA301"), (5.0, "IA302"), (0.7, "IA303"), (1.4, "IA303")])
+    @pytest.mark.parametrize(("factor", "code"), [(0.3, "IA301"), (3.0, "IA302"), (0.7, "IA303"), (1.4, "IA303")])
     def test_one_layer_of_a_shallow_net(self, factor: float, code: str) -> None:
         model = net(3)
         scale(model[2], factor)
@@ -275,6 +275,34 @@ class TestNotesOnSingleWeights:
         assert finding.advice.std == pytest.approx((2 / 128) ** 0.5)
         exec(finding.advice.code, {"nn": nn, "m": model})
         assert not audit(model).findings
+
+    @pytest.mark.parametrize(("factor", "code"), [(0.1, "IA301"), (8.0, "IA302")])
+    def test_a_slip_among_layers_that_keep_to_the_rule_is_a_warning(self, factor: float, code: str) -> None:
+        model = net(3)
+        scale(model[2], factor)
+        finding = found(audit(model), code)
+        assert (finding.fqn, finding.severity.value) == ("2", "warning")
+
+    def test_a_habit_is_no_slip(self) -> None:
+        model = net(3)
+        for layer in model[::2]:
+            scale(layer, 0.1)
+        assert not [f for f in audit(model).findings if f.code == "IA301" and f.severity.value == "warning"]
+
+    def test_torchs_default_among_he_is_a_slip(self) -> None:
+        model = net(3)
+        model[2].reset_parameters()
+        assert found(audit(model), "IA301").severity.value == "warning"
+
+    @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+    def test_recurrent_weights_that_saturate_the_gates(self, kind: type[nn.RNNBase]) -> None:
+        torch.manual_seed(0)
+        model = kind(32, 32, batch_first=True)
+        assert not alarms(audit(model, torch.randn(8, 10, 32)))
+        with torch.no_grad():
+            model.weight_ih_l0.mul_(30)
+        finding = found(audit(model, torch.randn(8, 10, 32)), "IA302")
+        assert (finding.fqn, finding.severity.value) == ("weight_ih_l0", "warning")
 
     @pytest.mark.parametrize("factor", [0.95, 1.0, 1.05])
     def test_chance_is_no_deviation(self, factor: float) -> None:
