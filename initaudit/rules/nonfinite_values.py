@@ -117,8 +117,8 @@ def _last_layer_before(trace: Trace, op: Op) -> str:
 
 def _backward(trace: Trace) -> Iterator[Observation]:
     broken = [op for op in trace.ops if _nonfinite(op.gradient)]
-    if not broken:
-        return
+    if not broken or not any(p.grad_nonfinite for p in trace.parameters):
+        return  # what is masked away before it reaches a parameter harms none
     first = broken[-1]  # the backward pass runs from the output, so the last in execution order is the first to break
     through = next((op for op in trace.ops if first.id in op.inputs), first)
     layers = _layers(broken[:-1], first)

@@ -95,10 +95,16 @@ def test_two_causes_are_two_findings() -> None:
 
 def test_a_gradient_that_breaks_is_traced_from_the_output_down() -> None:
     net = Net()
-    a = net.layer("a", net.input(), gradient=BROKEN)
+    a = net.layer("a", net.input(), gradient=BROKEN, weight=parameter("a.weight", grad_nonfinite=1))
     b = net.layer("b", a, gradient=BROKEN)
     root = net.op("sqrt", Role.OTHER, b)
     net.output(net.layer("head", root))
     (one,) = found(net.flow())
     assert (one.fqn, one.affected) == ("b", ("a",))
     assert "`sqrt`" in one.message
+
+
+def test_a_broken_gradient_that_reaches_no_parameter_harms_none() -> None:
+    net = Net()
+    net.output(net.layer("head", net.op("softmax", Role.ATTENTION, net.input(), gradient=BROKEN)))
+    assert not found(net.flow())
