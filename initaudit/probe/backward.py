@@ -61,6 +61,16 @@ def cotangents(tensors: list[Tensor], seed: int) -> list[Tensor]:
     return drawn
 
 
+def projection(tensors: list[Tensor], seed: int) -> Tensor:
+    """The scalar whose gradient with respect to each tensor is its cotangent."""
+    pairs = zip(tensors, cotangents(tensors, seed), strict=True)
+    return torch.stack([_dot(t.flatten(), c.flatten()).to(tensors[0].device, torch.float32) for t, c in pairs]).sum()
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return torch.vdot(b, a).real if a.is_complex() else torch.dot(a, b)
+
+
 @contextmanager
 def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
     """Yields a dict that the backward pass fills with ``(mean square, number of non-finite)`` by parameter name.

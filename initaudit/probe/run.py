@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -134,8 +135,8 @@ def _backward(
         ]
     with backward.parameter_gradients(model) as gradients:
         try:
-            cotangents = backward.cotangents(roots, seed) if value is None else None
-            torch.autograd.backward(roots, cotangents)
+            # Through a scalar, since handing tensors of gradients to torch.autograd.backward imports sympy first.
+            torch.autograd.backward([backward.projection(roots, seed) if value is None else value])
         except Exception as error:
             raise user_error("backward", "the backward pass failed", error) from error
     return gradients, []
@@ -151,7 +152,7 @@ def _use_batch_statistics(model: nn.Module) -> None:
 def _eager() -> Iterator[None]:
     """Compiled parts run as plain Python inside, so that the tape sees their calls."""
     stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6 and newer
-    if stance is None:
+    if stance is None or "torch._dynamo" not in sys.modules:  # a second to import, for models that compile nothing
         yield
     else:
         with stance("force_eager"):

@@ -43,10 +43,11 @@ def _filled_memory() -> Iterator[None]:
     filling = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*deterministic")  # ours, not the user's: nothing trains here
-        torch.use_deterministic_algorithms(True, warn_only=True)
+        # The flag alone: torch.use_deterministic_algorithms would import inductor, which takes a second.
+        torch._C._set_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+            torch._C._set_deterministic_algorithms(before[0], warn_only=before[1])
             torch.utils.deterministic.fill_uninitialized_memory = filling  # type: ignore[attr-defined]
