@@ -34,6 +34,9 @@ Weights with the gain of the activation that follows, so that the gradient's fac
 Natural log of the ratio of sums of squares: a warning beyond 6, an error beyond 16, widened by what finite width does
 to a healthy net.
 
+Through normalizations a factor beyond 16 in the same measure is a warning: BatchNorm before each ReLU makes the
+gradient grow by 1.21 per layer, and nets of more than about 42 such layers hardly train without residual connections.
+
 ## References
 
 Poole et al. 2016 (arXiv:1606.05340); Schoenholz et al. 2017 (arXiv:1611.01232); Yang et al. 2019 (arXiv:1902.08129).
@@ -48,7 +51,7 @@ from initaudit.records import Severity
 from initaudit.rules import drift
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.gradient_drift import check_gradients
+from initaudit.rules.gradient_drift import check_gradients, through_norms
 from initaudit.rules.wording import observe_drift
 
 
@@ -56,6 +59,7 @@ def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
     for found in check_gradients(flow, 1):
         yield observe_drift(found, "the gradient grows on its way back")
+    yield from through_norms(flow, 1)
 
 
 RULE = Rule(

@@ -1,14 +1,18 @@
-"""How the gradient's energy changes along the layers of a segment: shared by the two gradient rules."""
+"""How the gradient changes along the layers of a segment, and through normalizations: for the two gradient rules."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from statistics import median
 
-from initaudit.records import Role
+from initaudit.records import Role, Severity
 from initaudit.rules import drift
-from initaudit.rules.flow import Flow, Segment, Step, log_ratio
+from initaudit.rules.base import Observation
+from initaudit.rules.flow import Flow, Segment, Step, log_ratio, power
+from initaudit.rules.wording import figure
 
+_STACK = 16  # layers in a row from which a stack is one
 _AVERAGING = frozenset({Role.POOL, Role.ATTENTION, Role.CONCAT})
 
 
@@ -26,18 +30,64 @@ def gradient_drift(segment: Segment) -> tuple[float, Step | None]:
     The sum over elements, not the mean, is what He's rule conserves where widths change. Stretches with pooling or
     attention between are left out: averaging over positions divides a gradient without any fault of the weights.
     """
-    total, last, averaged, end = 0.0, None, False, None
-    for step in segment.steps:
-        if step.op.role in _AVERAGING:
-            averaged = True
-        if step.layer is None:
-            continue
-        if last is not None and not averaged and step.layer.weight.rms > 0:
-            change = log_ratio(_energy(last), _energy(step))
-            total += change
-            end = last if change == -math.inf else end
-        last, averaged = step, False
+    total, end = 0.0, None
+    for before, after in _neighbours(list(segment.steps)):
+        change = log_ratio(_energy(before), _energy(after))
+        total += change
+        end = before if change == -math.inf else end
     return total, end
+
+
+def through_norms(flow: Flow, sign: float) -> Iterator[Observation]:
+    """Ways on which the gradient grows (``sign`` 1) or shrinks (-1) from one normalization to the next.
+
+    A normalization multiplies the gradient by the inverse of the scale that it takes away, so what is followed is the
+    product of the gradient's sum of squares and the signal's variance, which a change of scale leaves as it is.
+    """
+    seen: set[tuple[int, ...]] = set()
+    for way in flow.ways:
+        steps = [s for segment in way for s in segment.steps]
+        layers = [s for s in steps if s.layer is not None]
+        key = tuple(s.op.id for s in layers)
+        if not any(segment.ends_normalized for segment in way) or key in seen:
+            continue
+        seen.add(key)
+        changes = [log_ratio(_flow(a), _flow(b)) for a, b in _neighbours(steps)]
+        # By the median, since what stacks up is the same in every layer; where two streams meet one step may be large.
+        amount = median(changes) * len(changes) if len(changes) >= _STACK else 0.0
+        if amount * sign > drift.FAIL and math.isfinite(amount):
+            yield _observe(amount, layers)
+
+
+def _observe(amount: float, layers: list[Step]) -> Observation:
+    names = list(dict.fromkeys(s.layer.fqn for s in layers if s.layer))
+    verb = "grows" if amount > 0 else "shrinks"
+    return Observation(
+        fqn=names[0],
+        message=f"through the normalizations between {names[0]} and {names[-1]} the gradient {verb} by a factor of "
+        f"{figure(math.exp(amount / 2))}, {figure(math.exp(amount / 2 / len(layers)))} per layer, whatever the weights "
+        "(1.21 for a BatchNorm before each ReLU): shorten the stack or add residual connections",
+        observed=math.exp(amount / 2),
+        severity=Severity.WARNING,
+        affected=tuple(names[1:]),
+    )
+
+
+def _neighbours(steps: list[Step]) -> Iterator[tuple[Step, Step]]:
+    """Pairs of layers that follow each other with no averaging between."""
+    last: Step | None = None
+    for step in steps:
+        if step.op.role in _AVERAGING:
+            last = None
+        if step.layer is not None:
+            if last is not None and step.layer.weight.rms > 0:
+                yield last, step
+            last = step
+
+
+def _flow(step: Step) -> float | None:
+    energy, variance = _energy(step), power(step.call.pre_activation if step.call else None)
+    return None if energy is None or variance is None else energy * variance
 
 
 def _energy(step: Step) -> float | None:

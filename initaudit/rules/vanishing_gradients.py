@@ -33,6 +33,9 @@ The gain of the activation that follows; for sigmoid another activation, a norma
 Natural log of the ratio: a warning beyond -6, an error beyond -16, widened by what finite width does to a healthy
 net. Absolute limits such as 1e-7 are useless: they depend on the loss, the batch and the width.
 
+Through normalizations a factor beyond 16 in the same measure is a warning: BatchNorm before each ReLU makes the
+gradient grow by 1.21 per layer, and nets of more than about 42 such layers hardly train without residual connections.
+
 ## References
 
 Glorot & Bengio 2010; Schoenholz et al. 2017 (arXiv:1611.01232); Hanin 2018 (arXiv:1801.03744).
@@ -47,7 +50,7 @@ from initaudit.records import Severity
 from initaudit.rules import drift
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.gradient_drift import check_gradients
+from initaudit.rules.gradient_drift import check_gradients, through_norms
 from initaudit.rules.wording import observe_drift
 
 
@@ -55,6 +58,7 @@ def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
     for found in check_gradients(flow, -1):
         yield observe_drift(found, "the gradient shrinks on its way back")
+    yield from through_norms(flow, -1)
 
 
 RULE = Rule(

@@ -368,3 +368,23 @@ class TestOutput:
             finding = found(report, "IA402")
             assert finding.fqn == "head"
             assert "ln 10" in finding.message
+
+
+class TestThroughNormalizations:
+    def stack(self, depth: int, norm: Callable[[int], nn.Module]) -> nn.Sequential:
+        torch.manual_seed(0)
+        steps: list[nn.Module] = []
+        for _ in range(depth):
+            steps += [nn.Linear(128, 128), norm(128), nn.ReLU()]
+        return nn.Sequential(*steps, nn.Linear(128, 10))
+
+    def test_batch_norm_explodes_by_the_published_rate(self) -> None:
+        # Yang et al. 2019, theorem 8: pi / (pi - 1) in squares per ReLU layer as the batch grows; 1.493 at 64.
+        finding = found(audit(self.stack(60, nn.BatchNorm1d), batch(samples=64)), "IA202")
+        assert (finding.fqn, finding.severity.value) == ("0", "warning")
+        assert finding.observed is not None
+        assert finding.observed ** (2 / 61) == pytest.approx(1.493, rel=0.03)
+
+    @pytest.mark.parametrize(("depth", "norm"), [(13, nn.BatchNorm1d), (30, nn.BatchNorm1d), (60, nn.LayerNorm)])
+    def test_what_trains_is_left_alone(self, depth: int, norm: Callable[[int], nn.Module]) -> None:
+        assert not alarms(audit(self.stack(depth, norm), batch(samples=64)))
