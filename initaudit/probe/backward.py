@@ -68,7 +68,9 @@ def projection(tensors: list[Tensor], seed: int) -> Tensor:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.vdot(b, a).real if a.is_complex() else torch.dot(a, b)
+    if a.is_complex():
+        return torch.vdot(b, a).real
+    return torch.dot(a, b) if a.dtype in (torch.float32, torch.float64) else (a * b).sum()  # no dot in every half
 
 
 @contextmanager
