@@ -39,16 +39,15 @@ def audit(
 
     Args:
         model: an ``nn.Module``, which is left exactly as it was, or a factory that takes no argument and returns one.
-            inputs: a tensor is one positional argument, a tuple positional arguments, a mapping keyword arguments, a
-            string such as
-            ``"float32[32,64]"`` a random tensor; ``None`` takes what the model offers or infers it from its first
-            layers.
+        inputs: a tensor is one positional argument, a tuple positional arguments, a mapping keyword arguments, a
+            string such as ``"float32[32,64]"`` a random tensor; ``None`` takes what the model offers or infers it from
+            its first layers.
         loss: called with the model's output, must return a scalar tensor; by default a seeded Gaussian cotangent of
-            unit
-            variance drives the backward pass.
+            unit variance drives the backward pass.
         device, dtype: where and in what precision to run; by default where and as the model is. A model that would
-            have to move is copied. seed: of the factory, the inferred inputs, dropout and the cotangent. select,
-            ignore: rule codes, names or prefixes of codes.
+            have to move is copied.
+        seed: of the factory, the inferred inputs, dropout and the cotangent.
+        select, ignore: rule codes, names or prefixes of codes.
 
     Raises:
         AuditError: the model could not be built or run; ``stage`` tells where.
@@ -202,9 +201,9 @@ def _run(
                 progress=progress,
             )
         except AuditError as error:
-            if error.stage != "forward" or not candidate.source.startswith("inferred"):
+            if error.stage != "forward" or error.__cause__ is None or not candidate.source.startswith("inferred"):
                 raise
-            failed.append((candidate, error.__cause__ or error))
+            failed.append((candidate, error.__cause__))
     raise none_ran(model, failed)
 
 
@@ -216,6 +215,14 @@ def _place(
     unmade = (nn.UninitializedParameter, nn.UninitializedBuffer)
     lazy = any(isinstance(t, unmade) for t in tensors)
     floating = [t for t in tensors if not isinstance(t, unmade) and t.is_floating_point()]
+    if any(t.is_inference() for t in floating):
+        raise AuditError(
+            "load", "the model was built under torch.inference_mode, where nothing has a gradient; build it outside"
+        )
+    if any(t.is_meta for t in floating):
+        raise AuditError(
+            "load", "the model is on the meta device, where there are no values to audit; build it on cpu or cuda"
+        )
     moves = any(
         (device is not None and t.device != device) or (dtype is not None and t.dtype != dtype) for t in floating
     )
@@ -229,10 +236,6 @@ def _place(
     if moves:
         model = model.to(device=device, dtype=dtype)
     first = floating[0] if floating else None
-    if first is not None and first.is_meta:
-        raise AuditError(
-            "load", "the model is on the meta device, where there are no values to audit; build it on cpu or cuda"
-        )
     return (
         model,
         device or (first.device if first is not None else None),

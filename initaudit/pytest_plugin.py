@@ -64,7 +64,11 @@ def initaudit_fixture(request: pytest.FixtureRequest) -> Callable[..., Report]:
         __tracebackhide__ = True
         from initaudit.testing import assert_initialized
 
-        return assert_initialized(model, inputs, **(defaults | options))
+        try:
+            return assert_initialized(model, inputs, **(defaults | options))
+        except InitauditError as error:
+            # Its message names the line of the user's code; the frames of initaudit and torch would bury it.
+            raise error.with_traceback(None) from None
 
     return check
 

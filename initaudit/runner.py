@@ -139,7 +139,8 @@ class Runner:
         except TimeoutError as error:
             self._drop(gently=False)
             limit = f"took longer than --timeout {self._timeout:g} seconds, in the stage {stage!r}"
-            raise AuditError(stage, f"{limit}; allow more or give a smaller --input") from error
+            advice = "allow more" if stage == "load" else "allow more or give a smaller --input"
+            raise AuditError(stage, f"{limit}; {advice}") from error
         except EOFError as error:
             self._drop(gently=False)
             raise AuditError(stage, f"{error}, in the stage {stage!r}") from error

@@ -89,9 +89,16 @@ def _answer(work: Callable[[], Message]) -> Message:
     except InitauditError as error:
         return {"failed": str(error)}
     except SystemExit as error:
-        return {"failed": f"the code called sys.exit({error.code!r}); let it return or raise an exception instead"}
+        return {"failed": _exit_message(error)}
     except BaseException:
         return {"internal": traceback.format_exc()}
+
+
+def _exit_message(error: SystemExit) -> str:
+    from initaudit.target.frames import user_location  # imports torch, which is there when user code runs
+
+    message = f"the code called sys.exit({error.code!r}); let it return or raise an exception instead"
+    return f"{message}\n  at {location}" if (location := user_location(error)) else message
 
 
 def _load_torch() -> Message:

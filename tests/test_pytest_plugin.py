@@ -29,6 +29,8 @@ STAND_IN = """
 
     def audit(model, inputs=None, **options):
         SEEN.append((model, inputs, options))
+        if model == "broken":
+            raise AuditError("forward", "broken raised ValueError: no") from ValueError("no")
         return judge(model, options["ignore"])
 
     def audit_target(target, *, ignore):
@@ -97,6 +99,20 @@ def test_the_fixture_asserts_and_returns_the_report(inner: pytest.Pytester) -> N
     )
     assert "pytest_plugin.py" not in result.stdout.str()
     assert "assert_initialized(" not in result.stdout.str()
+
+
+def test_a_model_that_cannot_run_is_told_without_the_frames_of_the_audit(inner: pytest.Pytester) -> None:
+    inner.makepyfile(
+        """
+        def test_broken(initaudit):
+            initaudit("broken")
+        """
+    )
+    result = run(inner)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *AuditError: broken raised ValueError: no"])
+    result.stdout.no_fnmatch_line("*direct cause*")
+    result.stdout.no_fnmatch_line("*raise AuditError*")
 
 
 def test_inputs_and_options_reach_the_audit(inner: pytest.Pytester) -> None:

@@ -132,6 +132,20 @@ def test_the_failure_of_a_model_is_one_message_at_its_stage(outcomes: Outcomes, 
     assert "Traceback" not in str(outcomes.errors[name])
 
 
+def test_a_model_that_calls_exit_is_told_where(outcomes: Outcomes) -> None:
+    message, place = str(outcomes.errors["quitting"]).splitlines()
+    assert message == "the code called sys.exit(3); let it return or raise an exception instead"
+    assert "hazards.py:" in place
+    assert place.endswith("def make_quitting(): return Base(lambda: sys.exit(3))")
+
+
+def test_a_file_that_hangs_is_not_helped_by_another_input(tmp_path: Path) -> None:
+    path = tmp_path / "model.py"
+    path.write_text("import time\ntime.sleep(60)\n", encoding="utf-8")
+    with Runner(str(path), timeout=0.5) as runner, pytest.raises(AuditError, match=r"'load'; allow more$"):
+        runner.collect()
+
+
 def test_a_file_that_ends_the_process_fails_to_load(tmp_path: Path) -> None:
     path = tmp_path / "model.py"
     path.write_text("import os\nos._exit(1)\n", encoding="utf-8")

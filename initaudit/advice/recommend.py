@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 
 from initaudit.records import Activation, Advice, Layer
+from initaudit.theory.variance import std_for, xavier_std
 
 SAME_GAIN = 5e-3  # gains closer than this are one: torch's own names may be used
 BALANCED = 1.5  # largest ratio of fans at which Glorot's mean of both is close enough to fan_in
@@ -60,7 +61,7 @@ def advise(layer: Layer, *, gain: float | None = None) -> Advice:
 
 
 def _call(layer: Layer, activation: Activation | None, gain: float) -> _Call:
-    std = gain / math.sqrt(layer.fan_in)
+    std = std_for(gain, layer.fan_in)
     law = _chosen_law(layer)
     if layer.weight.init.startswith("orthogonal") and layer.repeats == 1 and len(layer.weight.shape) >= 2:
         # orthogonal_ gives Var[W] = gain^2 / max(rows, columns), which is fan_in only where a layer does not widen.
@@ -71,21 +72,16 @@ def _call(layer: Layer, activation: Activation | None, gain: float) -> _Call:
         if name := _torch_name(gain, activation):
             return _Call(f"kaiming_{law}_", name, std)
         if activation and activation.saturating and _torch_reads_fan_out(layer) and _balanced(layer):
-            glorot = gain * math.sqrt(2 / (layer.fan_in + layer.fan_out))
+            glorot = xavier_std(gain, layer.fan_in, layer.fan_out)
             return _Call(f"xavier_{law}_", f"gain={gain:.4g}", glorot)
     return _plain(law, std)
 
 
 def _chosen_law(layer: Layer) -> str:
+    """The law the author chose; torch's default is nobody's choice."""
     init = layer.weight.init
     default = init.startswith("kaiming_uniform(a=sqrt(5)") or init == "torch recurrent default"
     return "uniform" if "uniform" in init and not default else "normal"
-
-
-def _law(layer: Layer) -> str:
-    """The law the author chose; torch's default is nobody's choice."""
-    chosen = layer.weight.init
-    return "uniform" if "uniform" in chosen and not chosen.startswith("kaiming_uniform(a=sqrt(5))") else "normal"
 
 
 def _plain(law: str, std: float) -> _Call:

@@ -149,7 +149,9 @@ class ActivationFinder:
                 if isinstance(template, Slot):
                     return values[template.id].clone()
                 if isinstance(template, torch.nn.Parameter):  # a learned slope: one number for all units
-                    return template.detach().mean().to(z.dtype)
+                    return template.detach().mean().to(z)
+                if isinstance(template, Tensor):  # a number from inside the model, which may be on another device
+                    return template.to(z.device)
                 if isinstance(template, tuple):
                     return tuple(fill(v) for v in template)
                 if isinstance(template, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,9 @@ def output_tensors(output: Any) -> list[Tensor]:
         elif isinstance(value, (tuple, list)):
             for v in value:
                 walk(v, depth - 1)
+        elif isinstance(value, torch.distributions.Distribution):
+            for name in (*value.arg_constraints, "base_dist"):
+                walk(getattr(value, name, None), depth - 1)
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             for field in dataclasses.fields(value):
                 walk(getattr(value, field.name), depth - 1)
@@ -48,7 +52,7 @@ def cotangents(tensors: list[Tensor], seed: int) -> list[Tensor]:
     Never ones: the gradient of a sum grows by itself in a ReLU net and is exactly zero behind a softmax or a
     normalization. Never the square of the output: where the output has vanished the gradient would vanish with it.
     """
-    noise = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed), device="cpu")
     drawn: list[Tensor] = []
     for tensor in tensors:
         repeats = -(-tensor.numel() // _BLOCK)
@@ -94,7 +98,9 @@ def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Te
             mean_square = (
                 (norm.double() ** 2 if norm.device.type != "mps" else norm**2) / max(1, values.numel()) * scale
             )
-            bad = (~torch.isfinite(norm)).sum()
+            # The norm of finite values may overflow; their maximum does not.
+            largest = torch.linalg.vector_norm(values, ord=math.inf)
+            bad = (~torch.isfinite(largest)).sum()
             previous = reduced.get(name)
             if previous is not None:
                 mean_square, bad = mean_square + previous[0], bad + previous[1]

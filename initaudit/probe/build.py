@@ -10,13 +10,11 @@ from torch import nn
 from initaudit.errors import UnknownLayerError
 from initaudit.probe import ops
 from initaudit.probe.activations import ActivationFinder, Followed
-from initaudit.probe.statistics import Statistics
+from initaudit.probe.statistics import Measurement, Statistics
 from initaudit.probe.tape import Node, WeightRef
 from initaudit.probe.weights import parameter_record
 from initaudit.records import Layer, LayerCall, Op, Parameter, Role
 from initaudit.theory.fans import fan_in_and_fan_out, torch_fans
-
-_BIAS_LEAVES = ("bias", "beta", "b")
 
 
 class RecordBuilder:
@@ -148,11 +146,16 @@ class RecordBuilder:
             input=stats(node.input_measurement),
             pre_activation=stats(after.measurement),
             activation=stats(end.measurement) if end else stats(node.measurement) if recurrent else None,
-            gradient=stats(after.gradient),
+            gradient=stats(after.gradient or self._state_gradient(node)),
             nonlinearity=followed.activation if followed else None,
             activation_op=end.id if end else None,
             input_op=node.data,
         )
+
+    def _state_gradient(self, node: Node) -> Measurement | None:
+        """Of a recurrence that is read through its last state alone."""
+        states = (self._nodes[i] for i in self._consumers[node.id] if self._nodes[i].name == node.name)
+        return next((s.gradient for s in states if node.name in ops.RECURRENT and s.gradient), None)
 
     def ops(self, layers: tuple[Layer, ...]) -> tuple[Op, ...]:
         """Every node as an :class:`Op`; call after :meth:`layers`."""

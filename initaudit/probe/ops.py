@@ -48,10 +48,6 @@ VIEWS = frozenset(
     "view_as_complex broadcast_to ravel sort broadcast_tensors atleast_1d atleast_2d atleast_3d rot90 tril triu "
     "complex resolve_conj conj hsplit vsplit dsplit as_strided".split()
 )
-LAYERS = frozenset(
-    "linear addmm addbmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d bilinear lstm "
-    "gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split()
-)
 PRODUCTS = frozenset("matmul __matmul__ __rmatmul__ mm bmm baddbmm einsum tensordot mv grouped_mm".split())
 EMBEDDINGS = frozenset("embedding embedding_bag".split())
 RECURRENT = frozenset("lstm gru rnn_tanh rnn_relu lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell".split())

@@ -75,20 +75,29 @@ def _hooks(parameter: Tensor) -> tuple[dict[int, Any], ...]:
 
 
 def _state_tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Buffers, and every plain tensor that a module holds as an attribute or in a container of its own."""
     for module in model.modules():
-        for value in (*module._buffers.values(), *module.__dict__.values()):
+        for value in _held(module.__dict__):
             plain = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not is_lazy(value)
             if plain and value.layout is torch.strided:
                 yield value
 
 
 def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
-    """The dicts, lists and sets that a module holds, each with a copy of what was in it."""
+    """The dicts, lists and sets that a module holds, nested ones too, each with a copy of what was in it."""
     return [
         (value, value.copy())
-        for value in module.__dict__.values()
+        for value in _held(module.__dict__)
         if isinstance(value, (dict, list, set)) and hasattr(value, "copy")
     ]
+
+
+def _held(container: Any, depth: int = 5) -> Iterator[Any]:
+    """What is in ``container``, and in the dicts, lists and tuples in it."""
+    for value in container.values() if isinstance(container, dict) else container:
+        yield value
+        if depth and isinstance(value, (dict, list, tuple)):
+            yield from _held(value, depth - 1)
 
 
 def _refill(value: Any, content: Any) -> None:

@@ -20,7 +20,7 @@ from initaudit.probe.restore import seed_all, unchanged
 from initaudit.probe.scope import scopes
 from initaudit.probe.statistics import Statistics
 from initaudit.probe.tape import Node, Tape, tensors_in
-from initaudit.records import Environment, Role, Trace, Unjudged
+from initaudit.records import Environment, Layer, Role, Trace, Unjudged
 from initaudit.target.frames import user_error
 
 Progress = Callable[[str], None]
@@ -74,6 +74,7 @@ def probe(
         reduced = {name: (float(m2) ** 0.5, int(bad)) for name, (m2, bad) in gradients.items()}
         builder = RecordBuilder(model, tape.nodes, inner, statistics, reduced, unwritten)
         layers = builder.layers()
+        unused = _unused(model, tape.nodes)
         first = next(model.parameters(), torch.empty(0))
         return Trace(
             target=target,
@@ -87,8 +88,8 @@ def probe(
             ops=builder.ops(layers),
             layers=layers,
             parameters=builder.parameters(layers),
-            uncalled=_uncalled(model, called, tape.nodes),
-            unjudged=(*unjudged, *_out_of_sight(model)),
+            uncalled=tuple(fqn for fqn in unused if fqn not in called),
+            unjudged=(*unjudged, *_out_of_sight(model), *_unseen(model, called, unused, layers)),
             **_loss_facts(tape.nodes, statistics),
             seconds=time.perf_counter() - started,
             model_seconds=max(0.0, own),
@@ -103,7 +104,7 @@ def _forward(
             with tape:
                 output = model(*args, **kwargs)
         except Exception as error:
-            raise user_error("forward", "the forward pass failed", error) from error
+            raise user_error("forward", "the forward pass failed", error, _advice(error)) from error
         tensors = backward.output_tensors(output)
         value = None
         if loss is not None:
@@ -142,6 +143,12 @@ def _backward(
     return gradients, []
 
 
+def _advice(error: Exception) -> str:
+    if "more than 1 value per channel" in str(error):
+        return "BatchNorm is audited with the statistics of the batch: give at least two samples."
+    return ""
+
+
 def _use_batch_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) and module.track_running_stats:
@@ -159,8 +166,8 @@ def _eager() -> Iterator[None]:
             yield
 
 
-def _uncalled(model: nn.Module, called: set[str], nodes: list[Node]) -> tuple[str, ...]:
-    """Modules that own parameters, were never called, and none of whose parameters was used by other code."""
+def _unused(model: nn.Module, nodes: list[Node]) -> list[str]:
+    """Modules that own parameters of which no recorded call used any."""
     used = {name for node in nodes if node.role is Role.PARAMETER for name in node.parameters}
     used |= {name for node in nodes for ref in node.weights for name in ref.names}
     found = []
@@ -169,9 +176,21 @@ def _uncalled(model: nn.Module, called: set[str], nodes: list[Node]) -> tuple[st
         if isinstance(module, torch.jit.ScriptModule):
             continue  # whether it was called cannot be told
         own = [tied[id(p)] for p in module.parameters(recurse=False) if id(p) in tied]
-        if own and fqn not in called and not used.intersection(own):
+        if own and not used.intersection(own):
             found.append(fqn)
-    return tuple(found)
+    return found
+
+
+def _unseen(model: nn.Module, called: set[str], unused: list[str], layers: tuple[Layer, ...]) -> list[Unjudged]:
+    """Modules that ran while none of their parameters was seen at work, and layers with complex weights."""
+    leaves = (fqn for fqn in unused if fqn in called and not list(model.get_submodule(fqn).children()))
+    return [
+        *(
+            Unjudged(fqn, "it ran, but its calls could not be recorded (vmap, functorch or custom code)")
+            for fqn in leaves
+        ),
+        *(Unjudged(x.fqn, "complex weights are not judged") for x in layers if x.weight.dtype.startswith("complex")),
+    ]
 
 
 def _out_of_sight(model: nn.Module) -> list[Unjudged]:

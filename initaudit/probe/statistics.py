@@ -112,13 +112,21 @@ class Statistics:
         generator = torch.Generator().manual_seed(self._seed + 7919 * sum((i + 1) * n for i, n in enumerate(shape)))
 
         def pick(n: int, k: int) -> Tensor:
-            return torch.randperm(n, generator=generator)[:k].sort().values if k < n else torch.arange(n)
+            return (
+                torch.randperm(n, generator=generator, device="cpu")[:k].sort().values
+                if k < n
+                else torch.arange(n, device="cpu")
+            )
 
         middle = math.prod(shape[1:-1])
         units = pick(shape[-1], MAX_UNITS)
         samples = pick(shape[0], MAX_SAMPLES)
         wanted = max(1, SAMPLE // (len(units) * len(samples)))
-        positions = pick(middle, wanted) if middle <= 1 << 20 else torch.randint(middle, (wanted,), generator=generator)
+        positions = (
+            pick(middle, wanted)
+            if middle <= 1 << 20
+            else torch.randint(middle, (wanted,), generator=generator, device="cpu")
+        )
         index = [samples[:, None, None]]
         for n in reversed(shape[1:-1]):
             index.insert(1, (positions % n)[None, :, None])

@@ -216,7 +216,10 @@ class Tape(TorchFunctionMode):
                 node = self._add_result(call, parents, tensor)
                 first = first or node
             else:  # further outputs of one call: states of a recurrence, indices of a maximum
-                node = self._add(call.name, Role.OTHER, (first.id,), tensor, live=first.live, moving=False)
+                state = call.name in ops.RECURRENT and tensor.is_floating_point()
+                node = self._add(call.name, Role.OTHER, (first.id,), tensor, live=first.live, moving=state)
+                if state:
+                    self._measure(node, tensor)
             if in_place and tensor._is_view() and tensor._base is not None:
                 self._overwrite_base(tensor._base, node)
 

@@ -151,7 +151,7 @@ def _shape_of_law(flat: Tensor, *, constant: bool) -> tuple[float | None, int, f
     values = flat
     if flat.numel() > LARGE:
         generator = torch.Generator().manual_seed(0)
-        values = flat[torch.randint(flat.numel(), (SAMPLE,), generator=generator).to(flat.device)]
+        values = flat[torch.randint(flat.numel(), (SAMPLE,), generator=generator, device="cpu").to(flat.device)]
     values = values.to("cpu", torch.float64)  # not every device has float64
     alive = values[values != 0]
     zero_fraction = 1 - alive.numel() / values.numel()

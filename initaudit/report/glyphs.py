@@ -27,15 +27,19 @@ class Glyphs:
             text = text.encode("ascii", "replace").decode()
         return "".join(c if c.isprintable() or c == "\n" else " " for c in text.replace("\r\n", "\n"))
 
-    def middle(self, text: str, width: int) -> str:
-        """``text`` in at most ``width`` cells, its middle left out: both ends of a dotted path tell layers apart."""
+    def middle(self, text: str, width: int, head: float = 1 / 3) -> str:
+        """``text`` in at most ``width`` cells, its middle left out: both ends of a dotted path tell layers apart.
+
+        ``head`` is the share of what is kept that stands before the ellipsis.
+        """
         text = self.clean(text)
         if cell_len(text) <= width:
             return text
         kept = max(width - cell_len(self.ellipsis), 0)
-        head, tail = kept // 3, kept - kept // 3
+        before = int(kept * head)
+        tail = kept - before
         end = set_cell_size(text[::-1], tail)[::-1] if tail else ""
-        return set_cell_size(set_cell_size(text, head) + self.ellipsis + end, width)
+        return set_cell_size(set_cell_size(text, before) + self.ellipsis + end, width)
 
 
 UNICODE = Glyphs(BLOCKS, "✓", "·", "↳", "…", "\u00d7", " · ", "─", plain=False)

@@ -171,8 +171,14 @@ def _fitted(columns: Iterator[Column], glyphs: Glyphs, width: int, gap: int) -> 
             room -= column.width + gap
             chosen.append(column)
     limit = width - sum(column.width + gap for column in chosen)
-    names = tuple(glyphs.middle(name, limit) for name in layer.cells)
+    names = _shortened(layer.cells, glyphs, limit)
     return [replace(layer, cells=names), *(column for column in others if column in chosen)]
+
+
+def _shortened(names: Sequence[str], glyphs: Glyphs, width: int) -> tuple[str, ...]:
+    """The names in ``width`` cells, cut where most of them stay distinct, nearest to a third if there is a choice."""
+    cuts = [tuple(glyphs.middle(name, width, head) for name in names) for head in (1 / 3, 1 / 4, 1 / 6, 1 / 2, 0)]
+    return max(cuts, key=lambda cut: len(set(cut)))
 
 
 def _line(columns: Sequence[Column], gap: str, index: int | None, style: str) -> Text:

@@ -104,13 +104,15 @@ def check(flow: Flow) -> Iterator[Observation]:
     yield Observation(
         fqn=owner(flow.trace, gain) if gain else layer.fqn,
         message=f"{dead:.0%} of {call.activation.units if call.activation else 0} units are zero on every sample, "
-        f"where {expected:.0%} would be healthy{reason}",
+        f"where {expected:.0%} would be healthy{reason}"
+        if dead < 1
+        else f"all {call.activation.units if call.activation else 0} units are zero on every sample{reason}",
         observed=dead,
         limit=expected + (_FAIL if severe else _WARN),
         severity=Severity.ERROR if severe else Severity.WARNING,
         affected=tuple(dict.fromkeys(f[0].fqn for f in found if gain or f[0].fqn != layer.fqn)),
         layer=None if reason else layer,
-        code=f"nn.init.zeros_({layer.access}.bias)" if reason and not gain else None,
+        code=f"nn.init.zeros_({layer.access}.{bias.fqn.rpartition('.')[2]})" if bias and reason and not gain else None,
     )
 
 

@@ -90,7 +90,7 @@ class Segment:
     def noise(self) -> float:
         """Variance of the log of the signal that finite width alone gives: sum of kappa over width (Hanin 2018)."""
         total = 0.0
-        for step in self.layers:
+        for step in self.layers[:-1]:  # the last one's own width only says how well its outputs are known
             call = step.call
             width = call.pre_activation.units if call and call.pre_activation else 1
             kappa = 5.0 if call and call.nonlinearity else 2.0

@@ -52,8 +52,8 @@ def check(flow: Flow) -> Iterator[Observation]:
     others = listing(p.fqn for p in broken[1:])
     yield Observation(
         fqn=names[0],
-        message=f"{first.nonfinite} entries of {first.fqn} are NaN or infinite"
-        + (f" (also {others})" if others else ""),
+        message=f"{first.nonfinite} {'entry' if first.nonfinite == 1 else 'entries'} of {first.fqn} "
+        f"{'is' if first.nonfinite == 1 else 'are'} NaN or infinite" + (f" (also {others})" if others else ""),
         observed=float(first.nonfinite),
         affected=names[1:],
         layer=next((layer for layer in flow.trace.layers if layer.weight.fqn == first.fqn), None),

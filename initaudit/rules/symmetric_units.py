@@ -86,7 +86,7 @@ def check(flow: Flow) -> Iterator[Observation]:
         yield Observation(
             fqn=first,
             message=f"{weight.fqn} is {weight.init}: {text}" + (f" (also {listing(rest)})" if rest else ""),
-            observed=1.0,
+            observed=1.0 + len(rest),
             severity=severity,
             affected=tuple(rest),
             layer=None if severity is Severity.NOTE else layers[0],

@@ -1,8 +1,8 @@
 """Parts that ran and got no verdict.
 
 ## What it measures
-Parts of the model that were called but could not be judged: a kind of layer whose fans are unknown, an operation
-that is not understood, a value that has no gradient.
+Parts of the model that ran but could not be judged: code whose calls cannot be recorded (TorchScript, `torch.vmap`),
+complex weights, outputs without a gradient.
 
 ## Why it matters
 A part that is passed over in silence looks like a part that passed.

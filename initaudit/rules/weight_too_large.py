@@ -56,17 +56,24 @@ def check(flow: Flow) -> Iterator[Observation]:
 
 def _gates(flow: Flow) -> Iterator[Observation]:
     """Recurrent weights so large that the gates, or the tanh, of the recurrence saturate."""
-    for layer in flow.trace.layers:
-        gain = layer.weight.rms * math.sqrt(layer.fan_in)
-        if flow.trace.ops[layer.calls[0].op].name.startswith(RECURRENT) and gain > _GATE_GAIN:
-            yield Observation(
-                fqn=layer.fqn,
-                message=f"{layer.weight.fqn} has std {figure(layer.weight.std)}, a gain of {figure(gain)} at fan_in "
-                f"{layer.fan_in:g}: pre-activations of that size hold gates open or shut; orthogonal ones have gain 1",
-                observed=gain,
-                limit=_GATE_GAIN,
-                layer=layer,
-            )
+    large = [
+        (layer, gain)
+        for layer in flow.trace.layers
+        if flow.trace.ops[layer.calls[0].op].name.startswith(RECURRENT)
+        and (gain := layer.weight.rms * math.sqrt(layer.fan_in)) > _GATE_GAIN
+    ]
+    if not large:
+        return
+    layer, gain = large[0]
+    yield Observation(
+        fqn=layer.fqn,
+        message=f"{layer.weight.fqn} has std {figure(layer.weight.std)}, a gain of {figure(gain)} at fan_in "
+        f"{layer.fan_in:g}: pre-activations of that size hold gates open or shut; orthogonal weights have gain 1",
+        observed=gain,
+        limit=_GATE_GAIN,
+        affected=tuple(other.fqn for other, _ in large[1:]),
+        layer=layer,
+    )
 
 
 RULE = Rule(

@@ -2,7 +2,7 @@
 
 ## What it measures
 
-The weight's root mean square times `sqrt(fan_in)`, over the gain that the activation before the layer asks for, in
+The weight's root mean square times `sqrt(fan_in)`, over the gain that the activation behind the layer asks for, in
 layers whose scale nothing takes away again (no normalization behind them). The weights alone decide this, so it is a
 hundred times sharper than any statistic of activations.
 

@@ -6,8 +6,9 @@ import math
 
 from initaudit.records import Role
 from initaudit.rules.base import Observation
-from initaudit.rules.drift import Drift
+from initaudit.rules.drift import SIGNIFICANT, Drift
 from initaudit.rules.flow import Step
+from initaudit.theory.variance import std_for
 
 
 def figure(value: float) -> str:
@@ -52,7 +53,7 @@ def expected_std(step: Step) -> float:
     """``gain / sqrt(fan_in)`` with the gain of the activation that follows (He et al. 2015, eq. 10)."""
     assert step.layer is not None
     after = step.call.nonlinearity if step.call else None
-    return (after.gain if after else 1.0) / math.sqrt(step.layer.fan_in)
+    return std_for(after.gain if after else 1.0, step.layer.fan_in)
 
 
 def describe_weight(step: Step) -> str:
@@ -83,7 +84,9 @@ def _blame_others(found: Drift) -> str | None:
     activation = found.first.call.nonlinearity if found.first.call else None
     if activation is None or found.amount == -math.inf:
         return None
+    small = any(s.deviation < -SIGNIFICANT for s in found.segment.layers)
+    share = "small weights are less than half of it, the rest" if small else "the weights keep to the rule, so it"
     return (
-        f"the weights keep to the variance rule, so it is {activation.name} at this depth that does it: "
+        f"{share} is {activation.name} at this depth: "
         "use another activation, a normalization layer or residual connections"
     )

@@ -39,18 +39,18 @@ def entries(model: nn.Module) -> list[Entry]:
     found = [entry for fqn, module in _outermost(model, "") if (entry := _entry(model, fqn, module, batch_first))]
     if all(entry.family == "tokens" and is_auxiliary(entry.fqn) for entry in found):
         found += [entry for fqn, module in model.named_modules() if (entry := _norm_entry(fqn, module))]
-    if not found:
-        found = [
-            Entry(
-                name,
-                f"parameter {name}{list(p.shape)}",
-                "vectors",
-                _vectors(p.shape[1], None) + _vectors(p.shape[0], None),
-            )
-            for name, p in model.named_parameters()
-            if p.dim() == 2
-        ]
-    return found
+    return found or bare_parameters(model)
+
+
+def bare_parameters(model: nn.Module) -> list[Entry]:
+    """Matrices that may be multiplied with the input, from either side, in definition order."""
+    return [
+        Entry(
+            name, f"parameter {name}{list(p.shape)}", "vectors", _vectors(p.shape[1], None) + _vectors(p.shape[0], None)
+        )
+        for name, p in model.named_parameters()
+        if not isinstance(p, nn.UninitializedParameter) and p.dim() == 2
+    ]
 
 
 def _outermost(module: nn.Module, prefix: str) -> Iterator[tuple[str, nn.Module]]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from initaudit.target.entry import Entry, entries, is_auxiliary
+from initaudit.target.entry import Entry, bare_parameters, entries, is_auxiliary
 from initaudit.target.templates import BATCH, Fill, Template, tokens
 from initaudit.target.transformers_inputs import transformers_ladder, transformers_model
 
@@ -25,6 +25,7 @@ _MASK_NAMES = {
 }  # fmt: skip
 _LABEL_NAMES = {"label", "labels", "target", "targets", "class_labels"}
 _LENGTH_NAMES = {"length", "lengths", "seq_len", "seq_lens"}
+_EDGE_NAMES = {"edge_index", "edges"}
 _STATE_NAMES = {"h", "h0", "hx", "hidden", "hidden_state", "state"}
 _CONSTANTS = {"float": 1.0, "int": 1, "bool": False}  # by annotation
 
@@ -53,7 +54,7 @@ def how_to_give_inputs(model: nn.Module) -> str:
         written = " ".join(f"--input '{name}={text}'" for name, (text, _) in examples.items())
         value = "{" + ", ".join(f'"{name}": {code}' for name, (_, code) in examples.items()) + "}"
     return (
-        f"  forward takes ({_signature(model)}). Give an input in one of these ways:\n"
+        f"  forward takes ({_signature(model)}). Give an input that it takes, as in:\n"
         f"    on the command line:    {written}\n"
         f"    in the model's file:    initaudit_inputs = {value}\n"
         f"    on the model:           self.example_input_array = {value}"
@@ -154,6 +155,8 @@ def _by_name(parameter: inspect.Parameter, model: nn.Module, found: list[Entry])
         # None is read alike everywhere; torch's padding masks hide where True, hand-written ones where 0.
         choices = [None, Template((BATCH, steps), fill=Fill.KEEP if "padding" in name else Fill.ONES)]
         return choices[::-1] if name == "attention_mask" else choices
+    if name in _EDGE_NAMES:
+        return [Template((2, 4 * 64), 64, Fill.SAMPLES)]  # a row of sources and one of targets: nodes are the samples
     if name in _LENGTH_NAMES:
         return [tokens(steps + 1, low=steps)]
     if name in _LABEL_NAMES:
@@ -187,6 +190,11 @@ def _rungs(
     yield from ((_label(entry), [template] * len(data)) for entry, template in shared[:1])
     yield from _concatenated(len(data), shared, has_time)
     yield from ((_label(entry), [template] * len(data)) for entry, template in shared[1:])
+    if len(data) == 1:
+        known, tried = {entry.fqn for entry in found}, {template for _, template in shared}
+        for entry in bare_parameters(model):
+            if known.isdisjoint((entry.fqn, entry.fqn.rpartition(".")[0])):
+                yield from ((_label(entry), [template]) for template in entry.templates if template not in tried)
 
 
 def _label(entry: Entry) -> str:
@@ -215,16 +223,18 @@ def _one_shape(firsts: list[Entry], found: list[Entry]) -> Iterator[tuple[Entry,
 def _concatenated(
     arguments: int, shared: list[tuple[Entry, Template]], has_time: bool
 ) -> Iterator[tuple[str, list[Template]]]:
-    """Arguments that are joined before the first layer, as a critic's state and action or a network's x and t."""
-    flat = next(((e, t) for e, t in shared if t.fill is Fill.NORMAL and len(t.shape) == 2), None)
-    parts = arguments + has_time  # a time is one column
-    if flat is None or parts < 2 or flat[1].shape[1] < parts:
+    """Arguments that are joined before the first layer: a critic's state and action, x and t, two images."""
+    joinable = ((e, t) for e, t in shared if t.fill is Fill.NORMAL and (len(t.shape) == 2 or e.family == "image"))
+    entry, template = next(joinable, (None, None))
+    if entry is None or template is None:
         return
-    entry, template = flat
-    width = template.shape[1] - has_time
+    times = int(has_time and len(template.shape) == 2)  # a time is one column; it is not joined to images
+    width = template.shape[1] - times
+    if arguments + times < 2 or width < arguments:
+        return
     rest = width // arguments
     widths = [width - rest * (arguments - 1), *[rest] * (arguments - 1)]
-    yield _label(entry), [Template((BATCH, part), template.batch) for part in widths]
+    yield _label(entry), [Template((BATCH, part, *template.shape[2:]), template.batch) for part in widths]
 
 
 def _own_shapes(

@@ -134,7 +134,7 @@ def none_ran(model: nn.Module, failures: Sequence[tuple[Inputs, BaseException]])
     where = f"  The first failed at {location}\n" if (location := user_location(error)) else ""
     return AuditError(
         "input",
-        f"no sample input that was inferred runs {kind}. Tried were\n"
+        f"no sample input that was inferred runs {kind}\n  Tried were\n"
         + "\n".join(reasons)
         + f"\n{where}{how_to_give_inputs(model)}",
     )

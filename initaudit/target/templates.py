@@ -17,6 +17,7 @@ class Fill(Enum):
 
     NORMAL = "normal"  # N(0, 1)
     TOKENS = "tokens"  # uniform integers in [low, high)
+    SAMPLES = "samples"  # positions in the batch, as a graph's edges name nodes
     UNIFORM = "uniform"  # floats in [0, 1)
     ONES = "ones"
     KEEP = "keep"  # a boolean mask that masks nothing out
@@ -38,6 +39,8 @@ class Template:
         sizes = [batch if size == BATCH else size for size in self.shape]
         if self.fill is Fill.TOKENS:
             return self._tokens(sizes, generator)
+        if self.fill is Fill.SAMPLES:
+            return torch.randint(batch, sizes, generator=generator)
         if self.fill is Fill.ONES:
             return torch.ones(sizes, dtype=torch.int64)
         if self.fill is Fill.KEEP:

@@ -46,6 +46,14 @@ def test_a_long_name_loses_its_middle(make: ModuleType) -> None:
     assert "…" in name
 
 
+def test_shortened_names_stay_distinct(make: ModuleType) -> None:
+    names = [f"encoder.rnn.weight_{part}_l1_reverse" for part in ("ih", "hh")]
+    report = make.report(*(make.layer(name) for name in names))
+    shown = [line.split()[0] for line in lines(report) if line.startswith("en")]
+    assert len(shown) == len(set(shown)) == 2
+    assert all("…" in name for name in shown)
+
+
 def test_columns_come_with_the_width(make: ModuleType) -> None:
     headers = {width: lines(make.vanishing(), width)[0] for width in (80, 120, 160)}
     always = ["layer", "std/expected", "forward rms", "gradient rms", "verdict"]

@@ -299,6 +299,34 @@ class Cell(nn.Module):
         return self.cell(x, h)
 
 
+class TwoImages(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(6, 8, 3), nn.Conv2d(8, 2, 3)
+
+    def forward(self, moving, fixed):
+        return self.head(self.conv(torch.cat([moving, fixed], 1)))
+
+
+class Graph(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, x, edge_index):
+        source, target = edge_index
+        return torch.zeros(len(x), 4).index_add(0, target, self.fc(x)[source])
+
+
+class ParameterThenLinear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w, self.head = nn.Parameter(torch.randn(24, 16)), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.head(x @ self.w)
+
+
 @pytest.mark.parametrize(
     ("model", "described"),
     [
@@ -327,6 +355,9 @@ class Cell(nn.Module):
         (Masked, "int64[8,32], None"),
         (HandMasked, "int64[8,32], int64[8,32]"),
         (Cell, "float32[64,6], float32[64,9]"),
+        (TwoImages, "float32[32,3,32,32], float32[32,3,32,32]"),
+        (Graph, "float32[64,12], int64[2,256]"),
+        (ParameterThenLinear, "float32[64,24]"),
     ],
 )
 def test_models(model, described):
@@ -354,7 +385,7 @@ def test_the_seed_decides_and_nothing_global_changes():
 
 def test_the_ways_to_give_an_input_are_written_for_this_model():
     assert how_to_give_inputs(ImageText()) == (
-        "  forward takes (text, image). Give an input in one of these ways:\n"
+        "  forward takes (text, image). Give an input that it takes, as in:\n"
         "    on the command line:    --input 'text=int64[8,32]<50' --input 'image=float32[8,3,32,32]'\n"
         "    in the model's file:    initaudit_inputs = "
         '{"text": torch.randint(50, (8, 32)), "image": torch.randn(8, 3, 32, 32)}\n'

@@ -238,7 +238,7 @@ def test_nothing_to_infer_says_how_to_give_an_input():
     assert caught.value.stage == "input"
     assert str(caught.value) == (
         "no sample input can be inferred for Opaque\n"
-        "  forward takes (x, context=None). Give an input in one of these ways:\n"
+        "  forward takes (x, context=None). Give an input that it takes, as in:\n"
         "    on the command line:    --input 'float32[32,64]'\n"
         "    in the model's file:    initaudit_inputs = torch.randn(32, 64)\n"
         "    on the model:           self.example_input_array = torch.randn(32, 64)"
@@ -270,15 +270,16 @@ def test_when_no_candidate_runs_every_try_is_listed():
     error = none_ran(model, failures)
     assert error.stage == "input"
     lines = str(error).splitlines()
-    assert lines[:3] == [
-        "no sample input that was inferred runs Five. Tried were",
+    assert lines[:4] == [
+        "no sample input that was inferred runs Five",
+        "  Tried were",
         "    float32[64,4]    ValueError: five dimensions, not 2",
         "    float32[8,16,4]  ValueError: five dimensions, not 3",
     ]
-    assert lines[3].startswith("  The first failed at ")
-    assert lines[3].endswith('in forward: raise ValueError(f"five dimensions, not {x.dim()}")')
-    assert lines[4:] == [
-        "  forward takes (x). Give an input in one of these ways:",
+    assert lines[4].startswith("  The first failed at ")
+    assert lines[4].endswith('in forward: raise ValueError(f"five dimensions, not {x.dim()}")')
+    assert lines[5:] == [
+        "  forward takes (x). Give an input that it takes, as in:",
         "    on the command line:    --input 'float32[64,4]'",
         "    in the model's file:    initaudit_inputs = torch.randn(64, 4)",
         "    on the model:           self.example_input_array = torch.randn(64, 4)",

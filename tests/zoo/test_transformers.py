@@ -59,7 +59,8 @@ def detr() -> tuple[nn.Module, dict[str, Tensor]]:
     )
     config = transformers.DetrConfig(
         use_timm_backbone=False, backbone_config=backbone, backbone=None, use_pretrained_backbone=False, num_queries=6,
-        d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
+        d_model=256, encoder_layers=2, decoder_layers=2,  # the width that its weights of std 0.02 are meant for
+        encoder_attention_heads=4, decoder_attention_heads=4,
         encoder_ffn_dim=64, decoder_ffn_dim=64,
     )  # fmt: skip
     return transformers.DetrForObjectDetection(config), {"pixel_values": noise(2, 3, 64, 64)}
