@@ -121,7 +121,7 @@ def describe(result: Result) -> None:
 
 def summarize(results: Sequence[Result]) -> None:
     """Print totals, why architectures were skipped, and the slowest audits."""
-    audited = [r for r in results if r.verdict != "skipped"]
+    audited = [r for r in results if r.verdict not in ("skipped", "too slow")]
     counts = Counter(r.verdict for r in results)
     warned = sum(r.verdict == "pass" and bool(r.findings) for r in audited)
     clean = sum(r.verdict == "pass" and not r.findings for r in audited)
