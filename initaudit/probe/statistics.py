@@ -62,11 +62,13 @@ class Statistics:
         sample_dim: int = 0,
         *,
         search: bool = True,
+        compare: bool = True,
     ) -> Measurement | None:
         """Measure ``tensor`` of shape ``(samples, ..., units, ...)``; ``unit_dim`` tells where the units are.
 
         ``sample_dim`` tells where the samples are, when not in front (sequence-first layouts). ``search`` looks for
-        non-finite values in every element, not only in those that are sampled.
+        non-finite values in every element, not only in those that are sampled; ``compare`` takes the statistics between
+        samples, which gradients do without.
         ``bounds`` are the outputs beyond which an activation counts as saturated. Returns ``None`` for a tensor
         that has no statistics: empty, not floating point, on the meta device, or not strided.
         """
@@ -81,7 +83,7 @@ class Statistics:
         with torch.no_grad():
             tensor = tensor.detach()
             subset, exact = self._subset(tensor, unit_dim)
-            vector = _reduce(subset, tensor if search and not exact else None, bounds)
+            vector = _reduce(subset, tensor if search and not exact else None, bounds, compare)
         rows = self._rows.setdefault(tensor.device, [])
         rows.append(vector)
         shape = tensor.shape
@@ -190,7 +192,7 @@ def _measurable(tensor: Tensor) -> bool:
     )
 
 
-def _reduce(subset: Tensor, whole: Tensor | None, bounds: tuple[float, float] | None) -> Tensor:
+def _reduce(subset: Tensor, whole: Tensor | None, bounds: tuple[float, float] | None, compare: bool) -> Tensor:
     """All statistics of ``subset`` ``(samples, positions, units)`` as one float64 vector on its device.
 
     ``whole`` is the tensor that the subset was taken from: one sum over it tells whether anything in it is not finite.
@@ -209,7 +211,7 @@ def _reduce(subset: Tensor, whole: Tensor | None, bounds: tuple[float, float] | 
     low, high = torch.aminmax(x)
     nan = torch.full_like(mean, math.nan)
     zero = (x == 0) & finite
-    if x.shape[0] > 1:
+    if x.shape[0] > 1 and compare:
         apart = x[1:] - x[:1]  # from the first sample: no digits are lost where samples are nearly one
         n = x.shape[0]
         variance = (apart.square().sum(0) - apart.sum(0).square() / n) / (n - 1)

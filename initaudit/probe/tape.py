@@ -296,7 +296,7 @@ class Tape(TorchFunctionMode):
                 gradient = gradients[which]
                 if gradient is not None:
                     node.gradient = self._statistics.measure(
-                        gradient, node.unit_dim, sample_dim=node.sample_dim, search=search
+                        gradient, node.unit_dim, sample_dim=node.sample_dim, search=search, compare=False
                     )
 
             # On the autograd node, not the tensor: a tensor written in place later carries its hooks into another
