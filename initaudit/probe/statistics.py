@@ -20,6 +20,7 @@ from torch import Tensor
 from initaudit.records import Histogram, Stats
 
 SAMPLE = 32_768
+GRADIENT_SAMPLE = 8_192  # their rules look at orders of magnitude
 MAX_SAMPLES = 32  # of the batch
 MAX_UNITS = 1_024
 BINS = 64
@@ -50,7 +51,7 @@ class Statistics:
         self.seconds = 0.0  # spent on measuring, so that a report can tell its own cost from the model's
         self._seed = seed
         self._rows: dict[torch.device, list[Tensor]] = {}
-        self._subsets: dict[tuple[torch.Size, torch.device], tuple[Tensor, ...] | None] = {}
+        self._subsets: dict[tuple[torch.Size, torch.device, int], tuple[Tensor, ...] | None] = {}
         self._collected: dict[torch.device, list[list[float]]] = {}
         self._made: dict[tuple[torch.device, int], Stats] = {}
 
@@ -82,7 +83,7 @@ class Statistics:
             tensor = tensor.movedim(sample_dim, 0)
         with torch.no_grad():
             tensor = tensor.detach()
-            subset, exact = self._subset(tensor, unit_dim)
+            subset, exact = self._subset(tensor, unit_dim, SAMPLE if compare else GRADIENT_SAMPLE)
             vector = _reduce(subset, tensor if search and not exact else None, bounds, compare)
         rows = self._rows.setdefault(tensor.device, [])
         rows.append(vector)
@@ -98,19 +99,19 @@ class Statistics:
             exact=exact,
         )
 
-    def _subset(self, tensor: Tensor, unit_dim: int) -> tuple[Tensor, bool]:
+    def _subset(self, tensor: Tensor, unit_dim: int, budget: int) -> tuple[Tensor, bool]:
         """The elements to look at, as ``(samples, positions, units)``, and whether these are all there are."""
         if tensor.dim() < 2:
             return tensor.reshape(1, -1, 1)[:, :SAMPLE], tensor.numel() <= SAMPLE
         ordered = tensor.movedim(unit_dim, -1)
         if tensor.numel() <= SAMPLE:
             return ordered.reshape(ordered.shape[0], -1, ordered.shape[-1]), True
-        key = (ordered.shape, tensor.device)
+        key = (ordered.shape, tensor.device, budget)
         if key not in self._subsets:
-            self._subsets[key] = self._choose(ordered.shape, tensor.device)
+            self._subsets[key] = self._choose(ordered.shape, tensor.device, budget)
         return ordered[self._subsets[key]], False
 
-    def _choose(self, shape: torch.Size, device: torch.device) -> tuple[Tensor, ...]:
+    def _choose(self, shape: torch.Size, device: torch.device, budget: int) -> tuple[Tensor, ...]:
         generator = torch.Generator().manual_seed(self._seed + 7919 * sum((i + 1) * n for i, n in enumerate(shape)))
 
         def pick(n: int, k: int) -> Tensor:
@@ -123,7 +124,7 @@ class Statistics:
         middle = math.prod(shape[1:-1])
         units = pick(shape[-1], MAX_UNITS)
         samples = pick(shape[0], MAX_SAMPLES)
-        wanted = max(1, SAMPLE // (len(units) * len(samples)))
+        wanted = max(1, budget // (len(units) * len(samples)))
         positions = (
             pick(middle, wanted)
             if middle <= 1 << 20
