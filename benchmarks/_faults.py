@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from initaudit import Report
 from initaudit.records import Layer, Parameter, Role
+from initaudit.rules.flow import weight_deviation
+from initaudit.rules.paths import is_last
 
 Site = tuple[str, ...]
 _BLOCK = re.compile(r"((?:[^.]+\.)*?\d+)\.")  # up to the first number in a dotted path
@@ -54,6 +56,12 @@ class Subject:
             and roles[layer.calls[0].op] is Role.LAYER
         ]
 
+    @cached_property
+    def last(self) -> set[str]:
+        """The weights of the layers that nothing follows: heads."""
+        trace = self.report.trace
+        return {layer.weight.fqn for layer in self.layers if trace and is_last(trace, layer)}
+
     def owner(self, parameter: str) -> nn.Module:
         return self.model.get_submodule(parameter.rpartition(".")[0])
 
@@ -65,11 +73,12 @@ class Subject:
 
 @dataclass(frozen=True)
 class Fault:
-    """One kind: ``sites`` says where it can go, ``apply`` puts it there."""
+    """One kind: ``sites`` says where it can go, ``apply`` puts it there; gradient descent may mend it by itself."""
 
     name: str
     sites: Callable[[Subject], Iterable[Site]]
     apply: Callable[[Subject, Site], None]
+    recovers: bool = False
 
 
 # -- where ---------------------------------------------------------------------------------------------------------
@@ -79,8 +88,18 @@ def weights(wanted: Callable[[Layer], bool] = lambda layer: True) -> Callable[[S
     return lambda subject: [(layer.weight.fqn,) for layer in subject.layers if wanted(layer)]
 
 
+def inner(wanted: Callable[[Layer], bool] = lambda layer: True) -> Callable[[Subject], Iterable[Site]]:
+    """All but the last layers: a head that starts small or at zero is accepted practice."""
+    return lambda subject: [site for site in weights(wanted)(subject) if site[0] not in subject.last]
+
+
 def biases(wanted: Callable[[Layer], bool] = lambda layer: True) -> Callable[[Subject], Iterable[Site]]:
-    return lambda subject: [(layer.bias.fqn,) for layer in subject.layers if layer.bias and wanted(layer)]
+    """Those of all but the last layers, which may hold the frequencies of the classes."""
+    return lambda subject: [
+        (layer.bias.fqn,)
+        for layer in subject.layers
+        if layer.bias and wanted(layer) and layer.weight.fqn not in subject.last
+    ]
 
 
 def before(*activations: str) -> Callable[[Layer], bool]:
@@ -106,12 +125,12 @@ def queries_and_keys(subject: Subject) -> Iterable[Site]:
 
 
 def blocks(subject: Subject) -> list[Site]:
-    """The layers below each numbered part of the model."""
+    """The layers below each numbered part of the model, where there are several parts."""
     found: dict[str, list[str]] = {}
     for layer in subject.layers:
         if match := _BLOCK.match(layer.weight.fqn):
             found.setdefault(match[1], []).append(layer.weight.fqn)
-    return [tuple(names) for names in found.values()]
+    return [tuple(names) for names in found.values()] if len(found) > 1 else []
 
 
 def blocks_unlike_default(subject: Subject) -> Iterable[Site]:
@@ -171,15 +190,20 @@ def torch_default(subject: Subject, site: Site) -> None:
 
 
 def lopsided(layer: Layer) -> bool:
-    return not 1 / 3 < layer.fan_in / layer.fan_out < 3
+    """Whether the fans differ by a factor of three in a layer that keeps to the one of them."""
+    return not 1 / 3 < layer.fan_in / layer.fan_out < 3 and weight_deviation(layer, (layer.nonlinearity,)) == 0
+
+
+def unlike(low: float, high: float) -> Callable[[Layer], bool]:
+    return lambda layer: not low < layer.weight.std < high
 
 
 FAULTS: tuple[Fault, ...] = (
     Fault("weight x30", weights(), each(lambda w: w.mul_(30))),
-    Fault("weight x1/30", weights(), each(lambda w: w.div_(30))),
-    Fault("weight zero", weights(), each(lambda w: w.zero_())),
-    Fault("constant rows", weights(), each(constant_rows)),
-    Fault("std 0.01", weights(lambda layer: not 0.005 < layer.weight.std < 0.02), each(lambda w: w.normal_(0, 0.01))),
+    Fault("weight x1/30", inner(), each(lambda w: w.div_(30))),
+    Fault("weight zero", inner(), each(lambda w: w.zero_()), recovers=True),
+    Fault("constant rows", inner(), each(constant_rows), recovers=True),
+    Fault("std 0.01", inner(unlike(0.005, 0.02)), each(lambda w: w.normal_(0, 0.01))),
     Fault("std 1", weights(lambda layer: layer.weight.std < 0.5), each(lambda w: w.normal_(0, 1))),
     Fault("Xavier for He, all", relu_stack, each(nn.init.xavier_normal_)),
     Fault("fan-out for fan-in", weights(lopsided), fan_out),
@@ -187,10 +211,10 @@ FAULTS: tuple[Fault, ...] = (
     Fault("bias N(0, 2)", biases(), each(lambda b: b.normal_(0, 2))),
     Fault("saturated tanh", weights(before("tanh", "sigmoid")), saturate),
     Fault("query or key x30", queries_and_keys, each(lambda w: w.mul_(30))),
-    Fault("norm gamma 0", norm_gammas, each(lambda g: g.zero_())),
+    Fault("norm gamma 0", norm_gammas, each(lambda g: g.zero_()), recovers=True),
     Fault("norm gamma x10", norm_gammas, each(lambda g: g.mul_(10))),
     Fault("one NaN", weights(), each(one_nan)),
     Fault("never written", weights(), each(never_written)),
     Fault("block at torch default", blocks_unlike_default, torch_default),
-    Fault("block x2", blocks, each(lambda w: w.mul_(2))),
+    Fault("block scaled twice", blocks, each(lambda w: w.mul_(2))),
 )

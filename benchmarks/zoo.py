@@ -1,21 +1,26 @@
 """What does an audit say of the models that people use, at their own initialization?
 
-    python benchmarks/zoo.py [NAME ...] [--quick] [--seconds 60] [--module collection.py] [--default-size NAME ...]
+    python benchmarks/zoo.py [NAME ...] [--quick] [--depth 4] [--seconds 60]
+    python benchmarks/zoo.py --default-size [NAME ...]
+    python benchmarks/zoo.py --registry | --module collection.py
 
-Without options, a small random model of every architecture that the installed transformers knows. `--module` takes a
-Python file with `names()` and `build(name)`, which returns a model and its inputs, and audits that collection;
-`--default-size` audits architectures in the size of their default configuration. Nothing is downloaded. An
-architecture that cannot be built or run small is counted as skipped, with the reason; an exception out of the audit
-is counted as an error.
+Without options, the small random models of benchmarks/architectures, each with an input that fits; `--depth` gives
+them that many blocks in place of one or two. `--default-size` audits models in the size of the library's default
+configuration, `--registry` a model of every type that the installed transformers knows, shrunk by rule. `--module`
+takes a Python file with `names()` and `build(name)`, which returns a model and its inputs, and audits that collection.
+Nothing is downloaded. An architecture that cannot be built or run is counted as skipped, with the reason; an exception
+out of the audit is counted as an error.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import time
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -32,6 +37,7 @@ from _common import (
 
 # isort: split
 import torch
+from torch import nn
 
 from initaudit import Finding, audit
 from initaudit.target.hub import transformers_factory
@@ -51,11 +57,29 @@ class DefaultSize:
     """transformers architectures in the size of their default configuration; the audit finds the inputs."""
 
     def names(self) -> Sequence[str]:
-        return ()
+        """Those that fit into 5 GiB with their gradients and take less than a minute on one idle core."""
+        return (
+            "bert distilbert roberta electra gpt2 t5 bart vit deit resnet convnext swin clip wav2vec2 whisper mamba"
+        ).split()
 
     def build(self, name: str) -> tuple[Any, None]:
         torch.manual_seed(0)
         return transformers_factory(name)().train(), None
+
+
+@dataclass(frozen=True)
+class Deepened:
+    """The project's own collection with ``depth`` blocks in each stack."""
+
+    depth: int
+
+    def names(self) -> Sequence[str]:
+        return architectures().names()
+
+    def build(self, name: str, seed: int = 0) -> tuple[nn.Module, dict[str, Any]]:
+        import architectures
+
+        return architectures.build(name, seed, self.depth)
 
 
 @dataclass(frozen=True)
@@ -69,8 +93,15 @@ class Result:
     reason: str = ""
 
 
+def architectures(depth: int | None = None) -> Collection:
+    """The project's own collection: small configs of transformers, each with an input. Imports transformers."""
+    import architectures
+
+    return Deepened(depth) if depth else architectures
+
+
 def registry() -> Collection:
-    """Every architecture in transformers' registry."""
+    """Every architecture in transformers' registry. Imports transformers."""
     import _registry
 
     return _registry
@@ -144,26 +175,46 @@ def summarize(results: Sequence[Result]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("names", nargs="*", metavar="NAME", help="audit only these")
-    options.add_argument("--seconds", type=int, default=60, help="time limit of one build and of one audit")
-    options.add_argument("--module", metavar="PATH", help="a Python file with names() and build(name)")
-    options.add_argument("--default-size", nargs="+", metavar="NAME", help="these, in their default size")
+    options.add_argument("--depth", type=int, metavar="N", help="blocks in each stack of the small models")
+    options.add_argument(
+        "--seconds", type=int, help="time limit of one build and of one audit: 60, or 600 in full size"
+    )
+    source = options.add_mutually_exclusive_group()
+    source.add_argument("--registry", action="store_true", help="every model type that transformers knows")
+    source.add_argument("--module", metavar="PATH", help="a Python file with names() and build(name)")
+    source.add_argument("--default-size", action="store_true", help="models in the library's default size")
     given = options.parse_args(arguments)
+    if given.depth and (given.registry or given.module or given.default_size):
+        options.error("--depth sizes the models of benchmarks/architectures, which this option replaces")
     torch.set_num_threads(1)
     with quiet():
-        import transformers
-
-        print(environment(transformers=transformers.__version__))
-        collection: Collection
-        if given.default_size:
-            collection, names = DefaultSize(), given.default_size
-        else:
-            collection = load_collection(given.module) if given.module else registry()
-            names = given.names or (QUICK if given.quick else collection.names())
+        print(environment(**_version_of_transformers()))
+        collection = chosen(given)
+        names = given.names or (QUICK if given.quick and not given.module else collection.names())
+        seconds = given.seconds or (600 if given.default_size else 60)
         results = []
         for name in names:
-            results.append(examine(name, collection.build, given.seconds))
+            results.append(examine(name, collection.build, seconds))
             describe(results[-1])
     summarize(results)
+
+
+def chosen(given: Namespace) -> Collection:
+    """The collection that the options name. Raises ``SystemExit`` when it needs transformers and there is none."""
+    if given.module:
+        return load_collection(given.module)
+    if importlib.util.find_spec("transformers") is None:
+        raise SystemExit("these models come from transformers, which is not installed: pip install 'initaudit[hf]'")
+    if given.default_size:
+        return DefaultSize()
+    return registry() if given.registry else architectures(given.depth)
+
+
+def _version_of_transformers() -> dict[str, str]:
+    try:
+        return {"transformers": version("transformers")}
+    except PackageNotFoundError:  # a collection of one's own may do without
+        return {}
 
 
 if __name__ == "__main__":

@@ -5,23 +5,28 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
+from initaudit.choices import DTYPES
 from initaudit.errors import AuditError, UsageError
+from initaudit.probe.builds import Origin, compare_builds, copies_within, with_origin
 from initaudit.probe.restore import random_state
 from initaudit.probe.run import Loss, probe
 from initaudit.probe.unwritten import build_and_mark
 from initaudit.records import Report, Trace
 from initaudit.rules import diagnose
+from initaudit.rules.draws import audit_draws
 from initaudit.target.inputs import Inputs, candidate_inputs, none_ran
 from initaudit.target.load import Target
 from initaudit.target.losses import resolve_loss
 
 Progress = Callable[[str], None]
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPES}
 
 
 def audit(
@@ -32,6 +37,7 @@ def audit(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
+    seeds: int = 1,
     select: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
 ) -> Report:
@@ -47,53 +53,62 @@ def audit(
         device, dtype: where and in what precision to run; by default where and as the model is. A model that would
             have to move is copied.
         seed: of the factory, the inferred inputs, dropout and the cotangent.
+        seeds: how many draws to build and audit, with the seeds ``seed``, ``seed + 1``, ...; more than one needs a
+            factory. The report then holds the findings over all draws: one that fewer than half of them have is an
+            unlucky draw, and one severity milder. Its layers are those of the first draw.
         select, ignore: rule codes, names or prefixes of codes.
 
     Raises:
         AuditError: the model could not be built or run; ``stage`` tells where.
         UsageError: an argument makes no sense.
     """
-    started = time.perf_counter()
-    target, unwritten = None, frozenset[str]()
     if isinstance(model, nn.Module):
-        name, built = type(model).__name__, model
+        name = type(model).__name__
+        target = Target(id=name, name=name, factory=lambda: model, is_factory=False)
     elif callable(model):
         name = getattr(model, "__qualname__", type(model).__name__)
         target = Target(id=name, name=name, factory=model)
-        built, unwritten = _build(target, seed)
     else:
         raise UsageError(
             f"model is {type(model).__name__!r}, expected an nn.Module or a function without arguments that returns one"
         )
-    function = resolve_loss(loss, None) if loss is not None else None
-    trace = _run(
-        built,
-        unwritten=unwritten,
-        owned=target is not None,
-        given=inputs,
-        target=name,
-        loss=function,
+    return audit_target(
+        target,
+        inputs=inputs,
+        loss=loss,
         device=device,
         dtype=dtype,
         seed=seed,
-    )
-    return Report(
-        name, diagnose(trace, select=select or (), ignore=ignore or ()), trace, seconds=time.perf_counter() - started
+        seeds=seeds,
+        select=select,
+        ignore=ignore,
     )
 
 
 def audit_target(
-    target: Target, *, select: Sequence[str] | None = None, ignore: Sequence[str] | None = None, **options: Any
+    target: Target,
+    *,
+    seed: int = 0,
+    seeds: int = 1,
+    select: Sequence[str] | None = None,
+    ignore: Sequence[str] | None = None,
+    **options: Any,
 ) -> Report:
-    """Audit one collected target; ``options`` are those of :func:`probe_target`."""
+    """Audit one collected target, or ``seeds`` draws of it; ``options`` are those of :func:`probe_target`."""
     started = time.perf_counter()
-    trace = probe_target(target, **options)
-    return Report(
-        target.id,
-        diagnose(trace, select=select or (), ignore=ignore or ()),
-        trace,
-        seconds=time.perf_counter() - started,
+    if seeds < 1:
+        raise UsageError(f"seeds is {seeds}, expected a number of draws of 1 or more")
+    if seeds > 1 and not target.is_factory:
+        raise UsageError(
+            f"seeds is {seeds}, but {target.id} is built already: pass a class or a function that builds it anew"
+        )
+    drawn = range(seed, seed + seeds)
+    report = audit_draws(
+        drawn,
+        lambda number: probe_target(target, seed=number, compare=number == seed, **options),
+        partial(diagnose, select=select or (), ignore=ignore or ()),
     )
+    return replace(report, target=target.id, seconds=time.perf_counter() - started)
 
 
 def probe_target(
@@ -104,12 +119,19 @@ def probe_target(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
+    compare: bool = True,
     progress: Progress = lambda stage: None,
 ) -> Trace:
-    """Build and run one collected target, with the sample input and the loss that its file offers."""
+    """Build and run one collected target, with the sample input and the loss that its file offers.
+
+    ``compare`` builds a factory's model twice more, to see what a second build repeats and what another seed changes.
+    """
     progress("building")
-    model, unwritten = _build(target, seed)
-    return _run(
+    build = partial(_build, target)
+    model, unwritten = build_and_mark(partial(build, seed)) if target.is_factory else (build(seed), frozenset[str]())
+    origin = compare_builds(model, build, seed) if target.is_factory and compare else Origin()
+    origin = replace(origin, copies=copies_within(model))
+    trace = _run(
         model,
         unwritten=unwritten,
         owned=target.is_factory,
@@ -123,6 +145,7 @@ def probe_target(
         seed=seed,
         progress=progress,
     )
+    return with_origin(trace, origin)
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device | None:
@@ -150,20 +173,18 @@ def resolve_device(device: str | torch.device | None) -> torch.device | None:
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     """The floating dtype of that name; ``None`` stays ``None``."""
-    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if dtype is not None and found not in DTYPES.values():
+    found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if dtype is not None and found not in _DTYPES.values():
         raise UsageError(f"dtype {str(dtype)!r} is not supported, expected one of {', '.join(DTYPES)}")
     return found
 
 
-def _build(target: Target, seed: int) -> tuple[nn.Module, frozenset[str]]:
-    """The model, and the names of the parameters that its factory never wrote."""
-
-    def build() -> nn.Module:
-        with random_state(seed):
-            return target.build()
-
-    return build_and_mark(build) if target.is_factory else (build(), frozenset())
+def _build(target: Target, seed: int) -> nn.Module:
+    """The model under the seed, out of torch.compile's wrapper: the tape needs the calls themselves."""
+    with random_state(seed):
+        model = target.build()
+    unwrapped: nn.Module = getattr(model, "_orig_mod", model)
+    return unwrapped
 
 
 def _run(
@@ -181,7 +202,6 @@ def _run(
     seed: int,
     progress: Progress = lambda stage: None,
 ) -> Trace:
-    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper: the tape needs the calls themselves
     model, place, precision = _place(model, owned, resolve_device(device), resolve_dtype(dtype))
     progress("finding inputs")
     failed: list[tuple[Inputs, BaseException]] = []

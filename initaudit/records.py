@@ -82,7 +82,10 @@ class Parameter:
     ``"constant(0)"`` ...), ``identical_rows`` whether every output unit has the same incoming row.
     ``std_uncertainty`` is the relative standard error of ``std`` as an estimate of the law's own.
     ``grad_rms`` is ``None`` when no gradient reached it, and 0.0 when a gradient of exact zeros did.
-    ``unwritten`` says that its memory was never written when its factory built it.
+    ``unwritten`` says that its memory was never written when its factory built it. ``reproducible`` says whether a
+    second build with the same seed gave the same values, ``follows_seed`` whether one with another seed gave other
+    values; both are ``None`` where that was not tried. ``copy_of`` is the fqn of an earlier parameter that holds the
+    same random-looking values in memory of its own.
     """
 
     fqn: str
@@ -102,6 +105,9 @@ class Parameter:
     constant: bool = False
     identical_rows: bool = False
     unwritten: bool = False
+    reproducible: bool | None = None
+    follows_seed: bool | None = None
+    copy_of: str | None = None
     requires_grad: bool = True
     grad_rms: float | None = None
     grad_nonfinite: int = 0
@@ -216,6 +222,86 @@ class Layer:
         """The activation that follows the layer in its first call that has one."""
         return next((call.nonlinearity for call in self.calls if call.nonlinearity), None)
 
+    @property
+    def declared_factor(self) -> float:
+        """What the weights say of the mean square, after over before: ``fan_in * E[w^2]``.
+
+        It needs no run and is sharp: its relative error is that of ``E[w^2]`` over all weights (He et al. 2015, eq. 7).
+        """
+        return self.fan_in * self.weight.rms**2
+
+    @property
+    def measured_factor(self) -> float | None:
+        """What the run says of it in the first call, the bias taken off; ``None`` where it cannot be told.
+
+        It cannot where the bias is the larger part, since chance correlates the two. One draw of a narrow layer is
+        noisy: its relative variance is up to ``2 / units``.
+        """
+        call = self.calls[0] if self.calls else None
+        if call is None or call.input is None or call.pre_activation is None or not call.input.rms > 0:
+            return None
+        added = self.bias.rms**2 if self.bias else 0.0
+        rest = call.pre_activation.rms**2 - added
+        return rest / call.input.rms**2 if rest > added else None
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One attention: ``op`` is its softmax or fused call; its queries, keys, values and output are ops where known.
+
+    Means over a sample of queries: ``keys`` that a query may look at, ``logit_std`` over them, ``entropy`` of the
+    weights in units of ``ln keys``, ``concentration`` ``(sum(p^2) - 1/keys) / (1 - 1/keys)``, which is 0 where all keys
+    count alike and 1 where one takes all, and ``saturated``, the share of queries that give one key over 99%.
+    ``token_spread`` is ``||X - mean over tokens|| / ||X||`` of the values (Dong et al. 2021, arXiv:2103.03404).
+    """
+
+    op: int
+    keys: float
+    logit_std: float
+    entropy: float
+    concentration: float
+    saturated: float
+    query: int | None = None
+    key: int | None = None
+    value: int | None = None
+    output: int | None = None
+    query_rms: float | None = None
+    key_rms: float | None = None
+    token_spread: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One sigmoid gate of a recurrence: ``open`` is its mean output, the biases are means over its units.
+
+    torch adds two biases, one beside the input's weight and one beside the state's; what counts is their sum.
+    """
+
+    name: str  # input | forget | output | reset | update
+    open: float
+    input_bias: float
+    state_bias: float
+
+
+@dataclass(frozen=True, slots=True)
+class Recurrence:
+    """One recurrent layer in one direction, run over ``steps`` time steps. ``kind`` is torch's name of its function.
+
+    ``retention`` is the factor by which the mean square of a small change of the state is multiplied per step, the
+    square of the effective radius of the recurrent Jacobian. ``saturated`` is the share of pre-activations, biases left
+    out, at which a gate lies outside (0.05, 0.95), or the tanh of a plain recurrence beyond 0.97.
+    ``weight`` is the parameter that multiplies the state.
+    """
+
+    op: int
+    weight: str
+    kind: str
+    steps: int
+    hidden_size: int
+    retention: float
+    saturated: float
+    gates: tuple[Gate, ...] = ()
+
 
 @dataclass(frozen=True, slots=True)
 class Unjudged:
@@ -260,6 +346,8 @@ class Trace:
     classes: int | None = None  # number of classes when the loss is a cross-entropy over logits
     seconds: float = 0.0
     model_seconds: float = 0.0  # the model's own forward and backward, as far as it can be told
+    attentions: tuple[Attention, ...] = ()
+    recurrences: tuple[Recurrence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +363,10 @@ class Advice:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One fault (or one thing worth knowing), at the layer where it starts."""
+    """One fault (or one thing worth knowing), at the layer where it starts.
+
+    ``draws`` are the seeds whose draw has it, when a model was audited over several draws.
+    """
 
     code: str
     name: str
@@ -288,17 +379,25 @@ class Finding:
     root_cause: bool = True
     affected: tuple[str, ...] = ()
     advice: Advice | None = None
+    draws: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The audit of one model: its trace (or why there is none) and its findings, worst first."""
+    """The audit of one model: its trace (or why there is none) and its findings, worst first.
+
+    ``seeds`` are those of the draws that were audited, where it was more than one; ``trace`` is that of the first.
+    ``severity_score`` says how badly the initialization harms training, in nats of mean square through depth: 0 when
+    nothing moves, trouble from 6, failure from 16 (:mod:`initaudit.rules.severity`).
+    """
 
     target: str
     findings: tuple[Finding, ...] = ()
     trace: Trace | None = None
     error: Failure | None = None
     seconds: float = 0.0
+    seeds: tuple[int, ...] = ()
+    severity_score: float = 0.0
 
     @property
     def verdict(self) -> str:

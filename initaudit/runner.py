@@ -66,10 +66,11 @@ class ProbeOptions:
 
 @dataclass(frozen=True)
 class Collection:
-    """The ids of the models found, and the reason when there is none."""
+    """The ids of the models found, those of them that are built already, and the reason when there is none."""
 
     ids: tuple[str, ...]
     empty: str = ""
+    instances: frozenset[str] = frozenset()
 
 
 class Runner:
@@ -78,7 +79,7 @@ class Runner:
     Args:
         target: one TARGET of the command line.
         options: how to run each model.
-        timeout: seconds that one model, or loading the target, may take.
+        timeout: seconds that one draw of a model, or loading the target, may take.
     """
 
     def __init__(self, target: str, options: ProbeOptions | None = None, *, timeout: float | None = None) -> None:
@@ -102,10 +103,19 @@ class Runner:
             AuditError: it could not be loaded. UsageError: it names nothing. InternalError: a defect of initaudit.
         """
         reply = self._ask({"do": "collect", "target": self.target}, lambda stage: None)
-        return Collection(tuple(reply["ids"]), reply["empty"])
+        return Collection(tuple(reply["ids"]), reply["empty"], frozenset(reply["instances"]))
 
-    def probe(self, model: str, on_stage: Callable[[str], None] = lambda stage: None) -> Trace:
+    def probe(
+        self,
+        model: str,
+        on_stage: Callable[[str], None] = lambda stage: None,
+        *,
+        seed: int | None = None,
+        compare: bool = True,
+    ) -> Trace:
         """The trace of one collected model; ``on_stage`` hears of each step as it starts.
+
+        ``seed`` stands in for that of the options; ``compare`` builds a factory's model twice more to compare them.
 
         Raises:
             AuditError: the model could not be run, took too long or ended the process.
@@ -116,7 +126,8 @@ class Runner:
             self.printed()  # shown when it was loaded first
             if model not in found.ids:
                 raise AuditError("load", f"{self.target} held {model} when loaded first, but not when loaded anew")
-        reply = self._ask({"do": "probe", "id": model, "options": self._options}, on_stage)
+        options = self._options | {"compare": compare} | ({} if seed is None else {"seed": seed})
+        reply = self._ask({"do": "probe", "id": model, "options": options}, on_stage)
         return decode(Trace, reply["trace"])
 
     def printed(self) -> str:

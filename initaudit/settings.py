@@ -12,18 +12,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from initaudit.choices import DEVICE, DEVICE_EXPECTED, DTYPES, FAIL_ON, FORMATS
 from initaudit.errors import UsageError
-from initaudit.report.outcome import FAIL_ON
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-DTYPES = ("float32", "bfloat16", "float16")
-FORMATS = ("table", "json")
-DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-DEVICE_EXPECTED = "auto, cpu, cuda, cuda:N or mps"
 
 
 @dataclass(frozen=True)
@@ -57,6 +52,7 @@ def _choice(*names: str) -> Kind:
 TEXT = Kind("a string", lambda v: _when(isinstance(v, str), v))
 TEXTS = Kind("a string or a list of strings", _read_texts)
 FLAG = Kind("true or false", lambda v: _when(isinstance(v, bool), v))
+COUNT = Kind("a whole number, 1 or more", lambda v: _when(isinstance(v, int) and _is_number(v) and v >= 1, v))
 WHOLE = Kind("a whole number, 0 or more", lambda v: _when(isinstance(v, int) and _is_number(v) and v >= 0, v))
 SECONDS = Kind("a number of seconds above 0", lambda v: float(_when(_is_number(v) and 0 < v < math.inf, v)))
 DEVICES = Kind(DEVICE_EXPECTED, lambda v: _when(isinstance(v, str) and bool(DEVICE.fullmatch(v)), v))
@@ -76,6 +72,7 @@ class Settings:
     device: str = _key(DEVICES, "auto")
     dtype: str | None = _key(_choice(*DTYPES))
     seed: int = _key(WHOLE, 0)
+    seeds: int = _key(COUNT, 1)
     format: str = _key(_choice(*FORMATS), "table")
     output: str | None = _key(TEXT)
     verbose: int = _key(WHOLE, 0)

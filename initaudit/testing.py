@@ -26,6 +26,7 @@ def assert_initialized(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
+    seeds: int = 1,
 ) -> Report:
     """Audit ``model`` and return the report, or say what is wrong with its initialization.
 
@@ -41,8 +42,10 @@ def assert_initialized(
     failing((), fail_on)  # an unknown level is told before the model runs
     from initaudit.engine import audit
 
-    options = {"select": codes(select), "ignore": codes(ignore)}
-    report = audit(model, inputs, loss=loss, device=device, dtype=dtype, seed=seed, **options)
+    report = audit(
+        model, inputs, loss=loss, device=device, dtype=dtype, seed=seed, seeds=seeds,
+        select=codes(select), ignore=codes(ignore),
+    )  # fmt: skip
     if message := failure_message(report, fail_on):
         raise AssertionError(message)
     return report

@@ -6,8 +6,8 @@ nothing that the audited code prints, from Python, from C or at exit, can get be
 
 Requests: ``{"do": "collect", "target": ...}``, ``{"do": "probe", "id": ..., "options": {...}}``, ``{"do": "stop"}``.
 Replies: first ``{"torch": version}``; then to each request any number of ``{"stage": ...}`` and one of
-``{"ids": [...], "empty": ...}``, ``{"trace": ...}``, ``{"failed": message, "stage": ...}``, ``{"usage": message}``,
-``{"internal": traceback}``.
+``{"ids": [...], "instances": [...], "empty": ...}``, ``{"trace": ...}``, ``{"failed": message, "stage": ...}``,
+``{"usage": message}``, ``{"internal": traceback}``.
 """
 
 from __future__ import annotations
@@ -118,7 +118,11 @@ def _collect(target: str, found: Found) -> Message:
 
     models = load.collect(target)
     found.update((model.id, model) for model in models)
-    return {"ids": [model.id for model in models], "empty": "" if models else load.explain_nothing(target)}
+    return {
+        "ids": [model.id for model in models],
+        "instances": [model.id for model in models if not model.is_factory],
+        "empty": "" if models else load.explain_nothing(target),
+    }
 
 
 def _probe(target: Target, options: Message, send: Callable[[Message], None]) -> Message:

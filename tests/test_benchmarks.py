@@ -8,6 +8,7 @@ import torch
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
+NEEDS = {"zoo": "transformers", "trainability": "sklearn"}
 
 
 @pytest.fixture(autouse=True)
@@ -20,8 +21,8 @@ def as_run_from_its_folder(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_runs_at_its_smallest_setting(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    if name == "zoo":
-        pytest.importorskip("transformers")
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     importlib.import_module(name).main(["--quick"])
     out = capsys.readouterr().out
     assert out.startswith("torch "), "the environment comes first"

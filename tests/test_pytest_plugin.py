@@ -121,9 +121,10 @@ def test_inputs_and_options_reach_the_audit(inner: pytest.Pytester) -> None:
         from conftest import SEEN
 
         def test_it(initaudit):
-            initaudit("good", "float32[2,3]", seed=5, dtype="bfloat16")
+            initaudit("good", "float32[2,3]", seed=5, seeds=3, dtype="bfloat16")
             (model, inputs, options), = SEEN
             assert (model, inputs, options["seed"], options["dtype"]) == ("good", "float32[2,3]", 5, "bfloat16")
+            assert options["seeds"] == 3
         """
     )
     run(inner).assert_outcomes(passed=1)

@@ -37,6 +37,7 @@ def test_every_key_in_both_spellings(tmp_path: Path) -> None:
         device = "cuda:1"
         dtype = "bfloat16"
         seed = 3
+        seeds = 5
         format = "json"
         output = "out.json"
         verbose = 1
@@ -56,6 +57,7 @@ def test_every_key_in_both_spellings(tmp_path: Path) -> None:
         device="cuda:1",
         dtype="bfloat16",
         seed=3,
+        seeds=5,
         format="json",
         output="out.json",
         verbose=1,
@@ -116,6 +118,7 @@ def test_a_pyproject_given_by_name_needs_no_table(tmp_path: Path) -> None:
         ("collect-only = true", "unknown key 'collect-only' in the initaudit settings; expected one of device, dtype"),
         ("seed = '1'", "seed = '1', expected a whole number, 0 or more"),
         ("seed = true", "seed = True, expected a whole number, 0 or more"),
+        ("seeds = 0", "seeds = 0, expected a whole number, 1 or more"),
         ("seed = -1", "seed = -1, expected a whole number, 0 or more"),
         ("timeout = 0", "timeout = 0, expected a number of seconds above 0"),
         ("timeout = inf", "timeout = inf, expected a number of seconds above 0"),
@@ -124,7 +127,7 @@ def test_a_pyproject_given_by_name_needs_no_table(tmp_path: Path) -> None:
         ("input = [1]", "input = [1], expected a string or a list of strings"),
         ("select = 1", "select = 1, expected a string or a list of strings"),
         ("device = 'gpu'", "device = 'gpu', expected auto, cpu, cuda, cuda:N or mps"),
-        ("dtype = 'float64'", "dtype = 'float64', expected one of float32, bfloat16, float16"),
+        ("dtype = 'float8'", "dtype = 'float8', expected one of float32, bfloat16, float16, float64"),
         ("format = 'xml'", "format = 'xml', expected one of table, json"),
         ("format = ['json']", "format = ['json'], expected one of table, json"),
         ("fail_on = 'fatal'", "fail_on = 'fatal', expected one of error, warning, note, never"),

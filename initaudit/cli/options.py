@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
+from initaudit.choices import DEVICE, DEVICE_EXPECTED, DTYPES, FAIL_ON, FORMATS
 from initaudit.cli.help import OTHER, SectionedCommand, SectionOption
-from initaudit.report.outcome import FAIL_ON
-from initaudit.settings import DEVICE, DEVICE_EXPECTED, DTYPES, FORMATS
 
 TARGETS = [
     ("path/to/model.py", "every model that the file holds"),
@@ -26,6 +25,7 @@ EXAMPLES = [
     ('initaudit model.py --input "int64[8,128]<50257"', "token ids below 50257"),
     ("initaudit models/ -k 'encoder and not tiny' -x", "those whose name matches, up to the first that fails"),
     ("initaudit model.py --format json --output init.json", "the figures of every layer, for scripts"),
+    ("initaudit model.py --seeds 5", "a verdict over five draws: a bad rule, or an unlucky draw"),
     ("initaudit model.py --ignore IA3 --fail-on warning", "without the rules on weights, and stricter"),
 ]
 
@@ -86,10 +86,17 @@ OPTIONS = [
     _option(RUN, "--seed", type=click.IntRange(min=0), metavar="N", help="Seed of everything random; default 0."),
     _option(
         RUN,
+        "--seeds",
+        type=click.IntRange(min=1),
+        metavar="K",
+        help="Build and audit K draws, --seed and the K - 1 after it, for one verdict; needs a class or a factory.",
+    ),
+    _option(
+        RUN,
         "--timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help="Time limit for each model; default: none.",
+        help="Time limit for each draw of a model; default: none.",
     ),
     _option(JUDGE, "--select", multiple=True, metavar="CODES", help="Only these rules: code, prefix (IA1) or name."),
     _option(JUDGE, "--ignore", multiple=True, metavar="CODES", help="All rules but these."),

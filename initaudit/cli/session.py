@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from initaudit.cli.expression import Predicate
 from initaudit.cli.progress import Progress
 from initaudit.errors import AuditError, UsageError
-from initaudit.records import Failure, Finding, Report, Trace
+from initaudit.records import Failure, Finding, Report, Trace, Unjudged
 from initaudit.report.figures import listed
 from initaudit.report.outcome import outcome
 from initaudit.rules import diagnose
+from initaudit.rules.draws import audit_draws
 from initaudit.runner import Collection, InternalError, ProbeOptions, Runner
 from initaudit.settings import Settings
+
+ONE_DRAW = Unjudged("", "it is built already, so there is one draw of it and --seeds does not apply")
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Run:
     reports: list[Report] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     defects: list[str] = field(default_factory=list)
+    _instances: frozenset[str] = frozenset()
 
     def collect(self) -> None:
         """Fill :attr:`ids`; what cannot be loaded becomes a report."""
@@ -64,18 +68,34 @@ class Run:
         kept = [model for model in found.ids if self.keep(model)]
         if not kept:
             self.progress.say(_why_none(runner.target, found))
+        if self.settings.seeds > 1 and runner.target in found.instances:
+            raise UsageError(
+                f"--seeds {self.settings.seeds}: {runner.target} is built already, so there is one draw of it; "
+                "name a class or a function that builds it anew"
+            )
         self.ids += kept
+        self._instances = found.instances
         return kept
 
     def _audit(self, runner: Runner, model: str, label: str) -> Report:
         start = time.perf_counter()
         self.progress.show(label)
+        first, count = self.settings.seed, self.settings.seeds
+        single = model in self._instances or count == 1
+        seeds = (first,) if single else tuple(range(first, first + count))
+
+        def probe(seed: int) -> Trace:
+            draw = label if single else f"{label}, seed {seed}"
+            trace = runner.probe(
+                model, lambda stage: self.progress.show(f"{draw}: {stage}"), seed=seed, compare=seed == first
+            )
+            return replace(trace, unjudged=(*trace.unjudged, ONE_DRAW)) if single and count > 1 else trace
+
         try:
-            trace = runner.probe(model, lambda stage: self.progress.show(f"{label}: {stage}"))
-            findings = self._diagnose(trace)
+            verdict = audit_draws(seeds, probe, self._diagnose)
         except (AuditError, InternalError) as error:
             return Report(model, error=self._failure(error), seconds=time.perf_counter() - start)
-        return Report(model, findings, trace, seconds=time.perf_counter() - start)
+        return replace(verdict, target=model, seconds=time.perf_counter() - start)
 
     def _diagnose(self, trace: Trace) -> tuple[Finding, ...]:
         try:

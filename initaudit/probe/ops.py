@@ -32,6 +32,7 @@ ATTENTION = frozenset(
     "softmax log_softmax softmin gumbel_softmax scaled_dot_product_attention matmul __matmul__ __rmatmul__ mm bmm "
     "baddbmm einsum tensordot inner outer cdist".split()
 )
+ATTENDING = frozenset({"softmax", "scaled_dot_product_attention"})
 POOLS = frozenset(
     "mean sum nansum amax amin logsumexp var std norm vector_norm cumsum max_pool1d max_pool2d max_pool3d "
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "

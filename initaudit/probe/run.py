@@ -14,8 +14,11 @@ from torch.utils._pytree import tree_map_only
 
 from initaudit.errors import AuditError
 from initaudit.probe import backward, ops
+from initaudit.probe.attention import AttentionMeter
 from initaudit.probe.build import RecordBuilder
 from initaudit.probe.norms import mark_norms
+from initaudit.probe.readings import Readings
+from initaudit.probe.recurrence import RecurrenceMeter
 from initaudit.probe.restore import seed_all, unchanged
 from initaudit.probe.scope import scopes
 from initaudit.probe.statistics import Statistics
@@ -55,7 +58,9 @@ def probe(
     with unchanged(model, seed) as snapshot, _eager():
         _use_batch_statistics(model)
         statistics = Statistics(seed)
-        tape = Tape(model, statistics, snapshot)
+        readings = Readings()
+        attentions, recurrences = AttentionMeter(readings, seed), RecurrenceMeter(readings, seed)
+        tape = Tape(model, statistics, snapshot, attentions, recurrences)
         # Tensors made in inference mode cannot take part in a backward pass.
         args, kwargs = tree_map_only(Tensor, lambda t: t.clone() if t.is_inference() else t, (args, kwargs))
         for tensor in tensors_in((args, kwargs)):
@@ -70,6 +75,8 @@ def probe(
         own = time.perf_counter() - begun - tape.seconds - (statistics.seconds - measuring)
         del output, value
         statistics.collect()
+        recurrences.finish()
+        readings.collect()
         inner = mark_norms(tape.nodes)
         reduced = {name: (float(m2) ** 0.5, int(bad)) for name, (m2, bad) in gradients.items()}
         builder = RecordBuilder(model, tape.nodes, inner, statistics, reduced, unwritten)
@@ -93,6 +100,8 @@ def probe(
             **_loss_facts(tape.nodes, statistics),
             seconds=time.perf_counter() - started,
             model_seconds=max(0.0, own),
+            attentions=attentions.records(tape.nodes),
+            recurrences=recurrences.records(),
         )
 
 

@@ -23,7 +23,9 @@ from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from initaudit.probe import operands, ops
+from initaudit.probe.attention import AttentionMeter
 from initaudit.probe.axes import sample_dim
+from initaudit.probe.recurrence import RecurrenceMeter
 from initaudit.probe.restore import Snapshot
 from initaudit.probe.statistics import Measurement, Statistics
 from initaudit.probe.weights import parameter_record
@@ -92,7 +94,14 @@ class Slot:
 class Tape(TorchFunctionMode):
     """Records calls while it is active. ``nodes`` is the graph in execution order."""
 
-    def __init__(self, model: nn.Module, statistics: Statistics, snapshot: Snapshot) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        statistics: Statistics,
+        snapshot: Snapshot,
+        attentions: AttentionMeter,
+        recurrences: RecurrenceMeter,
+    ) -> None:
         super().__init__()
         self.nodes: list[Node] = []
         self.scopes: list[tuple[str, Any]] = [("", ())]
@@ -100,6 +109,8 @@ class Tape(TorchFunctionMode):
         self._buffers = {id(b): name for name, b in model.named_buffers()}
         self._statistics = statistics
         self._snapshot = snapshot
+        self._attentions = attentions
+        self._recurrences = recurrences
         self._values: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self.seconds = 0.0  # spent on recording, measuring included
 
@@ -133,7 +144,7 @@ class Tape(TorchFunctionMode):
         out = func(*args, **kwargs)
         returned = time.perf_counter()
         if call is not None:
-            self._after(call, args, out, in_place)
+            self._after(call, args, kwargs, out, in_place)
         self.seconds += called - started + time.perf_counter() - returned
         return out
 
@@ -145,7 +156,7 @@ class Tape(TorchFunctionMode):
             if is_functorch_wrapped_tensor(tensor) or is_lazy(tensor):
                 return None
             inputs.append(self.node_of(tensor))
-        call = _Call(func, name, tuple(dict.fromkeys(inputs)))
+        call = _Call(func, name, tuple(dict.fromkeys(inputs)), tuple(inputs))
         if inputs:
             self._find_operands(call, args, kwargs)
         if name in ops.ELEMENTWISE or name in ops.VIEWS:
@@ -205,7 +216,7 @@ class Tape(TorchFunctionMode):
 
     # -- after a call ----------------------------------------------------------------------------------------------
 
-    def _after(self, call: _Call, args: Any, out: Any, in_place: bool) -> None:
+    def _after(self, call: _Call, args: Any, kwargs: Any, out: Any, in_place: bool) -> None:
         outs = list(tensors_in(out))
         if in_place and not outs:
             outs = list(tensors_in(args[:1]))[:1]
@@ -214,7 +225,9 @@ class Tape(TorchFunctionMode):
         for tensor in outs:
             if first is None or call.name in ops.VIEWS:
                 node = self._add_result(call, parents, tensor)
-                first = first or node
+                if first is None:
+                    first = node
+                    self._look_inside(call, node, args, kwargs)
             else:  # further outputs of one call: states of a recurrence, indices of a maximum
                 state = call.name in ops.RECURRENT and tensor.is_floating_point()
                 node = self._add(call.name, Role.OTHER, (first.id,), tensor, live=first.live, moving=state)
@@ -222,6 +235,17 @@ class Tape(TorchFunctionMode):
                     self._measure(node, tensor)
             if in_place and tensor._is_view() and tensor._base is not None:
                 self._overwrite_base(tensor._base, node)
+
+    def _look_inside(self, call: _Call, node: Node, args: Any, kwargs: Any) -> None:
+        """What the statistics of the output alone do not tell of an attention and of a recurrence."""
+        if call.name in ops.RECURRENT and call.weights:
+            names = [ref.names[0] for ref in call.weights]
+            if call.name.endswith("_cell"):
+                self._recurrences.cell(node.id, call.name, args, names[-1])
+            else:
+                self._recurrences.fused(node.id, call.name, args, names)
+        elif call.name in ops.ATTENDING or self._attentions.carries(call.inputs):
+            self._attentions.after(call.name, node, args, kwargs, call.operands)
 
     def _add_result(self, call: _Call, parents: Sequence[Node], tensor: Tensor) -> Node:
         makes_constant = call.name.endswith("_like") or call.name.startswith("new_")
@@ -356,6 +380,7 @@ class _Call:
     func: Callable[..., Any]
     name: str
     inputs: tuple[int, ...]
+    operands: tuple[int, ...]  # one for each tensor among the arguments, the same one twice where it stands twice
     weights: tuple[WeightRef, ...] = ()
     bias: str | None = None
     data: int | None = None

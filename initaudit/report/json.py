@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, overload
 
-from initaudit.records import SCHEMA_VERSION, Finding, Layer, LayerCall, Report, Severity, Stats
+from initaudit.records import SCHEMA_VERSION, Finding, Layer, LayerCall, Recurrence, Report, Severity, Stats, Trace
 from initaudit.report.figures import expected_std, lookups
 from initaudit.report.merge import merge
 
@@ -23,9 +23,13 @@ STATS = (
 )
 PARAMETER = (
     *("fqn", "aliases", "shape", "dtype", "init", "mean", "std", "rms", "min", "max", "nonfinite", "zero_fraction"),
-    *("constant", "identical_rows", "unwritten", "requires_grad", "grad_rms", "grad_nonfinite"),
+    *("constant", "identical_rows", "unwritten", "reproducible", "follows_seed", "copy_of"),
+    *("requires_grad", "grad_rms", "grad_nonfinite"),
 )
-FINDING = ("code", "name", "fqn", "root_cause", "observed", "limit", "unit", "message", "affected")
+FINDING = ("code", "name", "fqn", "root_cause", "observed", "limit", "unit", "message", "affected", "draws")
+ATTENTION = ("keys", "logit_std", "entropy", "concentration", "saturated", "token_spread")
+RECURRENCE = ("weight", "kind", "steps", "hidden_size", "retention", "saturated")
+GATE = ("name", "open", "input_bias", "state_bias")
 ADVICE = ("scheme", "gain", "std", "code", "why")
 
 
@@ -61,16 +65,20 @@ def audit_to_dict(report: Report) -> dict[str, Any]:
     audit = {
         "target": report.target,
         "verdict": report.verdict,
+        "severity_score": None if report.trace is None else report.severity_score,
         "error": _keys(report.error, ERROR),
         "inputs": trace.inputs if trace else None,
         "inputs_source": trace.inputs_source if trace else None,
         "loss": trace.loss if trace else None,
         "loss_value": trace.loss_value if trace else None,
         "environment": _keys(trace.environment, ENVIRONMENT) if trace else None,
+        "seeds": list(report.seeds),
         "seconds": report.seconds,
         "model_seconds": trace.model_seconds if trace else None,
         "layers": [_layer(layer, tables) for layer in report.layers],
         "parameters": [_keys(parameter, PARAMETER) for parameter in trace.parameters] if trace else [],
+        "attentions": _attentions(trace) if trace else [],
+        "recurrences": [_recurrence(r) for r in trace.recurrences] if trace else [],
         "findings": [_finding(finding) for finding in report.findings],
         "not_judged": [_keys(part, UNJUDGED) for part in unjudged],
         "uncalled": list(trace.uncalled) if trace else [],
@@ -100,11 +108,20 @@ def _layer(layer: Layer, tables: frozenset[str]) -> dict[str, Any]:
             "expected_std": expected_std(layer, tables),
             "init": layer.weight.init,
         },
+        "factor": {"declared": layer.declared_factor, "measured": layer.measured_factor},
         "input": merged(lambda call: call.input),
         "pre_activation": merged(lambda call: call.pre_activation),
         "activation": merged(lambda call: call.activation),
         "gradient": merged(lambda call: call.gradient),
     }
+
+
+def _attentions(trace: Trace) -> list[dict[str, Any]]:
+    return [{"fqn": trace.ops[a.op].scope, **_keys(a, ATTENTION)} for a in trace.attentions]
+
+
+def _recurrence(recurrence: Recurrence) -> dict[str, Any]:
+    return {**_keys(recurrence, RECURRENCE), "gates": [_keys(gate, GATE) for gate in recurrence.gates]}
 
 
 def _finding(finding: Finding) -> dict[str, Any]:

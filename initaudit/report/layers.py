@@ -77,6 +77,7 @@ def layer_lines(report: Report, glyphs: Glyphs, *, width: int, verbose: int = 0)
     legend = [f"bars: activations within {number(forward)} of 0, gradients within {number(backward)}, in every row"]
     headers = {column.header for column in columns}
     legend += ["expected std: gain / sqrt(fan-in)"] * ("std/expected" in headers)
+    legend += ["factor: mean square after over before, declared by the weights/measured"] * ("factor" in headers)
     legend += ["flat: units that are dead or saturated"] * ("flat" in headers)
     for line in packed(legend, glyphs, width):
         yield from paragraph(line, glyphs, width=width, style="dim")
@@ -132,8 +133,9 @@ def _columns(
     yield column("kind", 7, lambda row: glyphs.clean(row.layer.kind))
     yield column("shape", 9, lambda row: glyphs.times.join(map(str, row.layer.weight.shape)))
     yield column("fan-in", 8, lambda row: whole(row.layer.fan_in), "right")
-    yield column("init", 10, lambda row: glyphs.clean(row.layer.weight.init))
+    yield column("init", 11, lambda row: glyphs.clean(row.layer.weight.init))
     yield column("std/expected", 4, lambda row: _std(row.layer, tables), "right")
+    yield column("factor", 10, lambda row: _factor(row.layer), "right")
     yield column("act.", 5, lambda row: _activation(row.layer, glyphs, 7 if width < 100 else 14))
     yield column("forward rms", 2, lambda row: signal(row.before, row.after, forward), bars=bars, tint="blue")
     yield column("gradient rms", 3, lambda row: signal(row.gradient, row.gradient, backward), bars=bars, tint="magenta")
@@ -144,6 +146,13 @@ def _columns(
 def _std(layer: Layer, tables: frozenset[str]) -> str:
     expected = expected_std(layer, tables)
     return number(layer.weight.std, aligned=True) + (f"/{number(expected, aligned=True):<6}" if expected else " " * 7)
+
+
+def _factor(layer: Layer) -> str:
+    """Mean square after over before: what the weights declare, and what was measured."""
+    measured = layer.measured_factor
+    declared = number(layer.declared_factor, aligned=True)
+    return f"{declared}/{number(measured, aligned=True):<6}" if measured is not None else ""
 
 
 def _activation(layer: Layer, glyphs: Glyphs, width: int) -> str:

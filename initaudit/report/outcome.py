@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from initaudit.choices import FAIL_ON, NEVER
 from initaudit.errors import UsageError
 from initaudit.records import Finding, Report, Severity
-
-NEVER = "never"
-FAIL_ON = (*(severity.value for severity in Severity), NEVER)
 
 EXIT_MEANING = {
     0: "nothing at or above --fail-on {fail_on}",

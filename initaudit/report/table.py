@@ -88,7 +88,11 @@ def _circumstances(report: Report, glyphs: Glyphs, width: int) -> Iterator[Text]
         return
     loss = trace.loss if trace.loss_value is None else f"{trace.loss} = {number(trace.loss_value)}"
     environment = trace.environment
-    where = f"{environment.device} {environment.dtype}, seed {environment.seed}, torch {environment.torch}"
+    seed = f"seed {environment.seed}"
+    if report.seeds:
+        first, last = report.seeds[0], report.seeds[-1]
+        seed = f"{counted(len(report.seeds), 'draw')} with seeds {first} to {last}, layers as with seed {first}"
+    where = f"{environment.device} {environment.dtype}, {seed}, torch {environment.torch}"
     cost = f"audit {duration(report.seconds)}"
     if trace.model_seconds > 0:
         cost += f", of which the model's own passes {duration(trace.model_seconds)}"

@@ -47,6 +47,7 @@ class Rule:
     """One rule: ``check`` reads the flow of a trace and yields what it saw.
 
     The docstring of the module that defines the rule is its page. ``severity`` is the worst the rule can say.
+    ``stands_alone`` is for what is no matter of the signal: it explains no other finding and none explains it.
     """
 
     code: str
@@ -54,3 +55,4 @@ class Rule:
     severity: Severity
     limit: Limit
     check: Callable[[Flow], Iterator[Observation]]
+    stands_alone: bool = False

@@ -3,7 +3,8 @@
 ## What it measures
 
 The fraction of units (channels) of an activation's output that are exactly zero on every sample and position of the
-batch, less the fraction expected at the correlation that the samples have there.
+batch, less the fraction expected at the correlation that the samples have there. What is zero because parameters are
+zeros is left to `symmetric-units`, which tells whether training revives it.
 
 ## Why it matters
 
@@ -41,10 +42,10 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 
-from initaudit.records import Layer, LayerCall, Parameter, Role, Severity, Stats
+from initaudit.records import Layer, LayerCall, Op, Severity, Stats
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.paths import owner
+from initaudit.rules.liveness import Liveness
 from initaudit.theory.variance import dead_unit_probability
 
 _WARN, _FAIL = 0.25, 0.5
@@ -74,6 +75,15 @@ def _excess(call: LayerCall) -> tuple[float, float, float] | None:
     return activation.dead_units, expected, activation.dead_units - expected - error
 
 
+def _starts_silent(liveness: Liveness, call: LayerCall, op: Op) -> bool:
+    """Whether it is zero for the zeros of parameters, on purpose or not: symmetric-units tells which.
+
+    Gates have no dead end: a recurrence that is zero has zeros for its weights.
+    """
+    end = liveness.trace.ops[call.activation_op if call.activation_op is not None else op.id]
+    return op.name.startswith(("lstm", "gru")) or liveness.silenced(end)
+
+
 def _is_error(found: tuple[Layer, LayerCall, float, float, float]) -> bool:
     """More than half of the units beyond the expected, or all of them: nothing passes such a layer."""
     return found[4] > _FAIL or found[2] == 1
@@ -82,8 +92,11 @@ def _is_error(found: tuple[Layer, LayerCall, float, float, float]) -> bool:
 def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
     found = []
+    liveness = Liveness(flow.trace)
     for layer, call, op in flow.layer_calls():
         excess = _excess(call)
+        if excess is not None and excess[0] == 1 and _starts_silent(liveness, call, op):
+            continue
         source = call.input
         alive = source is None or source.dead_units is None or source.dead_units < 1
         if excess is not None and op.moving and alive and (excess[2] > _WARN or excess[0] == 1):
@@ -92,17 +105,14 @@ def check(flow: Flow) -> Iterator[Observation]:
         return
     layer, call, dead, expected, _ = max(found, key=_is_error)
     severe = any(_is_error(f) for f in found)
-    gain = _zero_gain(flow, call)
     bias = layer.bias
     reason = (
         f"; its bias has mean {bias.mean:.3g} against a pre-activation std of {call.pre_activation.std:.3g}"
         if (bias is not None and call.pre_activation is not None and abs(bias.mean) > 2 * call.pre_activation.std)
         else ""
     )
-    if gain is not None:
-        reason = f"; the normalization before the activation has a gain of zero ({gain.fqn})"
     yield Observation(
-        fqn=owner(flow.trace, gain) if gain else layer.fqn,
+        fqn=layer.fqn,
         message=f"{dead:.0%} of {call.activation.units if call.activation else 0} units are zero on every sample, "
         f"where {expected:.0%} would be healthy{reason}"
         if dead < 1
@@ -110,23 +120,10 @@ def check(flow: Flow) -> Iterator[Observation]:
         observed=dead,
         limit=expected + (_FAIL if severe else _WARN),
         severity=Severity.ERROR if severe else Severity.WARNING,
-        affected=tuple(dict.fromkeys(f[0].fqn for f in found if gain or f[0].fqn != layer.fqn)),
+        affected=tuple(dict.fromkeys(f[0].fqn for f in found if f[0].fqn != layer.fqn)),
         layer=None if reason else layer,
-        code=f"nn.init.zeros_({layer.access}.{bias.fqn.rpartition('.')[2]})" if bias and reason and not gain else None,
+        code=f"nn.init.zeros_({layer.access}.{bias.fqn.rpartition('.')[2]})" if bias and reason else None,
     )
-
-
-def _zero_gain(flow: Flow, call: LayerCall) -> Parameter | None:
-    """The gain, all zero, of a normalization between a layer and its activation."""
-    ops = flow.trace.ops
-    parameters = {p.fqn: p for p in flow.trace.parameters}
-    op = ops[call.activation_op] if call.activation_op is not None else None
-    while op is not None and op.id > call.op:
-        if op.role is Role.NORM:
-            names = [n for i in op.inputs if ops[i].role is Role.PARAMETER for n in ops[i].parameters]
-            return next((parameters[n] for n in names[:1] if parameters[n].rms == 0), None)
-        op = next((ops[i] for i in op.inputs if ops[i].moving), None)
-    return None
 
 
 RULE = Rule(

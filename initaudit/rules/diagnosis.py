@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from initaudit.advice.recommend import advise
 from initaudit.records import Advice, Finding, Severity, Trace
 from initaudit.rules.base import Observation, Rule
+from initaudit.rules.causes import link
 from initaudit.rules.flow import Flow
 
 
@@ -19,15 +20,19 @@ def diagnose_with(rules: Iterable[Rule], trace: Trace) -> tuple[Finding, ...]:
     flow = Flow(trace)
     explained: dict[str, Finding] = {}
     findings: list[Finding] = []
+    blameless: set[int] = set()
     for rule in rules:
         for seen in rule.check(flow):
-            finding = _finding(rule, seen, root_cause=seen.fqn not in explained)
+            finding = _finding(rule, seen, root_cause=rule.stands_alone or seen.fqn not in explained)
             if finding.severity is Severity.NOTE and not finding.root_cause:
                 continue
+            if seen.layer is None and seen.code is None:
+                blameless.add(len(findings))
             findings.append(finding)
-            if finding.root_cause and finding.severity is not Severity.NOTE:
+            if finding.root_cause and finding.severity is not Severity.NOTE and not rule.stands_alone:
                 for fqn in (finding.fqn, *finding.affected):
                     explained.setdefault(fqn, finding)
+    findings = link(trace, findings, blameless)
     order = {id(f): i for i, f in enumerate(findings)}
     return tuple(sorted(findings, key=lambda f: (f.severity.rank, not f.root_cause, order[id(f)])))
 

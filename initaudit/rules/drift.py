@@ -54,15 +54,17 @@ def judged_segments(flow: Flow) -> Iterator[Segment]:
 def forward_drift(segment: Segment) -> float:
     """The segment's drift of the signal, less what the correlation map of a healthy net takes away at that depth.
 
-    A last layer that is small is no loss: it only starts the outputs near zero, as a head at zero does on purpose
-    (Fixup), and the first step mends it. So a decay is counted up to what the last layer receives.
+    A head that is small is no loss: it only starts the outputs near zero, as one at zero does on purpose (Fixup), and
+    the first step mends it. So a decay is counted up to what the head receives, unless a normalization was to receive
+    the head's output and it is too small even for that.
     """
     drift = segment.drift
     if drift >= 0:
         return drift
-    last = max(i for i, step in enumerate(segment.steps) if step.layer is not None)
-    received = sum(step.drift for step in segment.steps[:last])
-    return min(0.0, received - expected_decay(segment.activations))
+    if not segment.fails_a_norm:
+        last = max(i for i, step in enumerate(segment.steps) if step.layer is not None)
+        drift = sum(step.drift for step in segment.steps[:last])
+    return min(0.0, drift - expected_decay(segment.activations))
 
 
 def judge(segment: Segment, amount: float, end: Step | None = None) -> Drift | None:

@@ -27,7 +27,9 @@ None where it was meant. Otherwise `mode="fan_in"`, the default.
 
 ## Limit and where it comes from
 
-The fit to `gain²/fan_out` within 8% of the std, where the fans differ by more than 28%.
+The fit to `gain²/fan_out` within 8% of the std, where the fans differ by more than 28%. It is a note where the layers
+around do likewise or nothing tells them apart, and a warning where one layer does so alone, among others of unequal
+fans that keep to fan_in: then it is no choice but a slip.
 
 ## References
 
@@ -41,19 +43,30 @@ from collections.abc import Iterator
 from initaudit.records import Severity
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.weight_scale import deviating, is_fan_out, note
+from initaudit.rules.weight_scale import deviating, is_fan_out, is_lone_fan_out, note, ratio
+from initaudit.rules.wording import describe_weight
 
 
 def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
     steps = [s for s in deviating(flow) if is_fan_out(s)]
-    yield from note(steps, "; it fits fan_out")
+    alone = [s for s in steps if is_lone_fan_out(flow, s)]
+    for step in alone:
+        assert step.layer is not None
+        yield Observation(
+            fqn=step.layer.fqn,
+            message=f"{describe_weight(step)}; it fits fan_out, while the layers around it keep to fan_in",
+            observed=ratio(step),
+            severity=Severity.WARNING,
+            layer=step.layer,
+        )
+    yield from note([s for s in steps if s not in alone], "; it fits fan_out")
 
 
 RULE = Rule(
     code="IA307",
     name="fan-out-for-fan-in",
-    severity=Severity.NOTE,
+    severity=Severity.WARNING,
     limit=Limit(1.08, "weight std over that of fan_out", "He 2015: Var[w] = gain²/fan_out"),
     check=check,
 )

@@ -11,9 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from initaudit.records import Activation, Layer, LayerCall, Op, Role, Stats, Trace
+from initaudit.records import Activation, Layer, LayerCall, Op, Parameter, Role, Stats, Trace
+from initaudit.rules.paths import behind, is_bias
 
-_COUNTED = frozenset({Role.LAYER, Role.ACTIVATION, Role.SCALE, Role.GATE, Role.JOIN})
+_RESET = 0.1  # of unit size, from which a normalization did what it is there for
+_NORMS_OF_UNIT_RMS = frozenset({"layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm"})
+_COUNTED = frozenset({Role.NORM, Role.LAYER, Role.ACTIVATION, Role.SCALE, Role.GATE, Role.JOIN})
 RECURRENT = ("lstm", "gru", "rnn")
 
 
@@ -64,7 +67,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of the way in which nothing sets the scale anew. ``ends_normalized``: a normalization follows."""
+    """A stretch of the way in which nothing sets the scale anew.
+
+    ``ends_normalized``: a normalization follows.
+    """
 
     steps: tuple[Step, ...]
     ends_normalized: bool
@@ -72,6 +78,12 @@ class Segment:
     @cached_property
     def layers(self) -> tuple[Step, ...]:
         return tuple(s for s in self.steps if s.layer is not None)
+
+    @property
+    def fails_a_norm(self) -> bool:
+        """Whether a normalization follows the last layer that cannot bring its output to size: see Flow.resets."""
+        last = max((i for i, step in enumerate(self.steps) if step.layer is not None), default=0)
+        return any(step.op.role is Role.NORM for step in self.steps[last:])
 
     @property
     def activations(self) -> int:
@@ -117,6 +129,10 @@ class Flow:
     @cached_property
     def _layers(self) -> dict[int, tuple[Layer, LayerCall]]:
         return {call.op: (layer, call) for layer in self.trace.layers for call in layer.calls}
+
+    @cached_property
+    def _parameters(self) -> dict[str, Parameter]:
+        return {p.fqn: p for p in self.trace.parameters}
 
     @property
     def _rounding(self) -> float:
@@ -166,7 +182,7 @@ class Flow:
         steps: list[Step] = []
         activation: Activation | None = None
         for op in reversed(path):
-            if op.role is Role.NORM or op.role is Role.EMBEDDING or op.name.startswith(RECURRENT):
+            if self.resets(op) or op.role is Role.EMBEDDING or op.name.startswith(RECURRENT):
                 segments.append(Segment(tuple(steps), ends_normalized=op.role is Role.NORM))
                 steps, activation = [], None
                 continue
@@ -175,6 +191,18 @@ class Flow:
             steps.append(step)
         segments.append(Segment(tuple(steps), ends_normalized=False))
         return tuple(s for s in segments if s.layers)
+
+    def resets(self, op: Op) -> bool:
+        """Whether ``op`` is a normalization that sets the scale anew, and not one whose epsilon outweighs its input.
+
+        What it gives should be of the size of its gain, or, for one that makes vectors of unit length, of that.
+        """
+        if op.role is not Role.NORM or op.stats is None or not op.shape:
+            return op.role is Role.NORM
+        found = (self._parameters[name] for i in op.inputs for name in behind(self.trace, i))
+        gain = max((p.rms for p in found if not is_bias(p)), default=1.0)
+        size = op.stats.rms if op.name in _NORMS_OF_UNIT_RMS else op.stats.rms * math.sqrt(op.shape[-1])
+        return size >= _RESET * gain
 
     def _step(self, op: Op, activation: Activation | None) -> Step:
         source = self.source(op)

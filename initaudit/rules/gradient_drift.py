@@ -39,7 +39,14 @@ def gradient_drift(segment: Segment) -> tuple[float, Step | None]:
 
 
 def through_norms(flow: Flow, sign: float) -> Iterator[Observation]:
-    """Ways on which the gradient grows (``sign`` 1) or shrinks (-1) from one normalization to the next.
+    """Ways on which the gradient grows (``sign`` 1) or shrinks (-1) from one normalization to the next."""
+    for amount, pairs, layers in norm_drifts(flow):
+        if pairs >= _STACK and amount * sign > drift.FAIL and math.isfinite(amount):
+            yield _observe(amount, layers)
+
+
+def norm_drifts(flow: Flow) -> Iterator[tuple[float, int, list[Step]]]:
+    """For each way through normalizations how the gradient changes on it, in how many pairs of layers, and the layers.
 
     A normalization multiplies the gradient by the inverse of the scale that it takes away, so what is followed is the
     product of the gradient's sum of squares and the signal's variance, which a change of scale leaves as it is.
@@ -54,9 +61,8 @@ def through_norms(flow: Flow, sign: float) -> Iterator[Observation]:
         seen.add(key)
         changes = [log_ratio(_flow(a), _flow(b)) for a, b in _neighbours(steps)]
         # By the median, since what stacks up is the same in every layer; where two streams meet one step may be large.
-        amount = median(changes) * len(changes) if len(changes) >= _STACK else 0.0
-        if amount * sign > drift.FAIL and math.isfinite(amount):
-            yield _observe(amount, layers)
+        if changes:
+            yield median(changes) * len(changes), len(changes), layers
 
 
 def _observe(amount: float, layers: list[Step]) -> Observation:

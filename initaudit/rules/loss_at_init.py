@@ -52,7 +52,8 @@ from collections.abc import Iterator
 
 from initaudit.records import Severity
 from initaudit.rules.base import Limit, Observation, Rule
-from initaudit.rules.flow import Flow
+from initaudit.rules.drift import SIGNIFICANT
+from initaudit.rules.flow import Flow, weight_deviation
 
 _LIMIT = 1.5
 
@@ -65,11 +66,12 @@ def check(flow: Flow) -> Iterator[Observation]:
     chance = math.log(trace.classes)
     if trace.loss_value > _LIMIT * chance:
         last = next((layer for layer, _, op in reversed(list(flow.layer_calls())) if op.moving), None)
+        large = last is not None and weight_deviation(last, (None,)) > SIGNIFICANT
         yield Observation(
             fqn=last.fqn if last else "",
             message=f"the loss starts at {trace.loss_value:.3g}, chance is ln {trace.classes} = {chance:.3g}",
             observed=trace.loss_value / chance,
-            layer=last,
+            layer=last if large else None,
         )
 
 

@@ -35,24 +35,32 @@ Remove what cuts the path. If it is meant, say so with `requires_grad_(False)` o
 the memory of their gradients.
 
 ## Limit and where it comes from
-A warning when the operation leads to an output that has a gradient. A note when it leads to none (a pooler, an
-auxiliary head: normal where a part of the output was not asked for), and when the gradient is zero throughout:
-behind a layer initialized with zeros that is right at the first step, and over after it.
+A warning when the operation leads to an output that has a gradient, and nothing says that the cut is meant. It is
+meant, and a note, where what is cut off is a straight-through estimator (`x + (q - x).detach()`: the other term carries
+the gradient), where a loss that the model returns is reached without the cut, and where the gradient stops at whole
+numbers that the model returns as well (codes, durations, lengths): these have losses of their own.
+A note, too, when the operation leads to no output that was differentiated (a pooler, an auxiliary head), when the
+gradient is zero throughout (behind factors of zero it comes after the first steps; the note says at which), and for
+parts that are frozen.
 
 ## References
-De & Smith 2020, "Batch Normalization Biases Residual Blocks Towards the Identity Function", arXiv:2002.10444, and
-Zhang et al. 2019, "Fixup Initialization", arXiv:1901.09321 (zero gradients at the start that are meant).
+Bengio et al. 2013, "Estimating or Propagating Gradients Through Stochastic Neurons", arXiv:1308.3432, and van den Oord
+et al. 2017, arXiv:1711.00937 (straight-through). De & Smith 2020, "Batch Normalization Biases Residual Blocks Towards
+the Identity Function", arXiv:2002.10444, and Zhang et al. 2019, "Fixup Initialization", arXiv:1901.09321 (zero
+gradients at the start that are meant).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from initaudit.records import Op, Parameter, Role, Severity, Trace
 from initaudit.rules.base import Limit, Observation, Rule
-from initaudit.rules.paths import downstream, is_zero, listing, owner, owners, upstream
+from initaudit.rules.liveness import STOPS, Liveness
+from initaudit.rules.paths import downstream, listing, owner, owners, upstream
 
 if TYPE_CHECKING:
     from initaudit.rules.flow import Flow
@@ -71,35 +79,43 @@ def check(flow: Flow) -> Iterator[Observation]:
     silent = [p for p in wanting if p.grad_rms is None and p.fqn in used]
     cut, loose = _split(trace, silent)
     yield from _cut(trace, cut)
-    if loose:
-        names = owners(trace, loose)
+    yield from _note(trace, loose, "no gradient, because no output that was differentiated depends on it:")
+    yield from _zero(trace, [p for p in wanting if p.grad_rms == 0.0])
+    frozen = [p for p in trace.parameters if not p.requires_grad and p.fqn in used]
+    yield from _note(trace, frozen, "frozen (`requires_grad=False`) and left as it is by training:")
+
+
+def _note(trace: Trace, parameters: list[Parameter], text: str) -> Iterator[Observation]:
+    if parameters:
+        names = owners(trace, parameters)
         yield Observation(
             fqn=names[0],
-            message=f"no gradient, because no output that was differentiated depends on it: {listing(names)}",
-            observed=float(len(loose)),
-            severity=Severity.NOTE,
-            affected=names[1:],
-        )
-    if zero := [p for p in wanting if p.grad_rms == 0.0]:
-        names = owners(trace, zero)
-        yield Observation(
-            fqn=names[0],
-            message=f"the gradient is zero throughout in {listing(names)}" + _behind_zeros(trace),
-            observed=float(len(zero)),
+            message=f"{text} {listing(names)}",
+            observed=float(len(parameters)),
             severity=Severity.NOTE,
             affected=names[1:],
         )
 
 
-def _behind_zeros(trace: Trace) -> str:
-    zeros = owners(trace, (layer.weight for layer in trace.layers if is_zero(layer.weight)))
-    return f", which is right at the first step behind the zeros of {listing(zeros)}" if zeros else ""
+def _zero(trace: Trace, zero: list[Parameter]) -> Iterator[Observation]:
+    """Gradients of zero: those that come at a later step, and those that something else than zeros keeps away."""
+    liveness = Liveness(trace)
+    waiting = [p for p in zero if liveness.waits(p)]
+    if waiting:
+        blocking = dict.fromkeys(owner(trace, name) for name in liveness.factors)
+        behind = f"the zeros of {listing(blocking)}" if blocking else "values of zero"
+        last = max(liveness.first_step[p.fqn] for p in waiting)
+        text = f"the gradient is zero at the first step, behind {behind}, and comes by step {last}:"
+        yield from _note(trace, waiting, text)
+    rest = [p for p in zero if p not in waiting and p.fqn not in liveness.stuck]
+    yield from _note(trace, rest, "the gradient is zero throughout on this input:")
 
 
 def _split(trace: Trace, silent: list[Parameter]) -> tuple[list[tuple[Op, Parameter]], list[Parameter]]:
     """Those whose operation leads to an output with a gradient, and those that lead to none."""
     ends = [op.id for op in trace.ops if op.output and _differentiated(trace, op)]
-    leading = upstream(trace.ops, ends)
+    # What is made after the shape of a value alone (`zeros_like`) does not depend on it.
+    leading = upstream([op for op in trace.ops if op.role is not Role.INPUT], ends)
     cut, loose = [], []
     for parameter in silent:
         op = next((o for o in trace.ops if parameter.fqn in o.parameters and o.id in leading), None)
@@ -118,24 +134,43 @@ def _differentiated(trace: Trace, op: Op) -> bool:
 
 
 def _cut(trace: Trace, cut: list[tuple[Op, Parameter]]) -> Iterator[Observation]:
-    """One warning for each place where gradients stop (equal blocks are one), at the layer nearest to it."""
-    by_place: dict[tuple[str, str], list[tuple[Op, Parameter]]] = {}
+    """One observation for each place where gradients stop (equal blocks are one), at the layer nearest to it."""
+    by_place: dict[tuple[str, str, str], list[tuple[Op, Parameter]]] = {}
     for op, parameter in cut:
         last = _last_without_gradient(trace, op)
-        by_place.setdefault((last.name, _NUMBER.sub(".*", last.scope)), []).append((op, parameter))
-    for (name, scope), members in by_place.items():
+        place = (last.name, _NUMBER.sub(".*", last.scope), _intention(trace, op, last))
+        by_place.setdefault(place, []).append((op, parameter))
+    for (name, scope, intention), members in by_place.items():
         members.sort(key=lambda member: -member[0].id)
         names = tuple(dict.fromkeys(owner(trace, parameter) for _, parameter in members))
         where = f" in {scope}" if scope else ""
+        advice = "remove what cuts it (detach, no_grad, argmax), or freeze the part with requires_grad_(False)"
         yield Observation(
             fqn=names[0],
-            message=(
-                f"the output depends on it, but no gradient comes back: it stops at `{name}`{where}; "
-                "remove what cuts it (detach, no_grad, argmax), or freeze the part with requires_grad_(False)"
-            ),
+            message=f"the output depends on it, but no gradient comes back: it stops at `{name}`{where}; "
+            + (intention or advice),
             observed=float(len(members)),
+            severity=Severity.NOTE if intention else None,
             affected=names[1:],
         )
+
+
+def _intention(trace: Trace, op: Op, last: Op) -> str:
+    """What tells that the gradient of ``op`` is meant to stop at ``last``; empty where nothing does."""
+    ops = trace.ops
+    floating = {o.id for o in downstream(ops, [op.id], passes=lambda o: o.moving and o.gradient is None)}
+    if (not last.moving or last.id not in floating) and any(
+        o.output and not o.moving for o in downstream(ops, [op.id])
+    ):
+        return "it passes whole numbers, which the model returns as well: they need a loss of their own"
+    uncut = downstream(ops, [op.id], passes=lambda o: o.moving and o.name not in STOPS)
+    if any(o.output and o.moving and o.name not in STOPS and math.prod(o.shape) == 1 for o in uncut):
+        return "a loss that the model returns reaches it without the cut"
+    before = upstream(ops, [last.id])
+    sums = (o for o in ops if o.role is Role.JOIN and last.id in o.inputs and o.gradient is not None)
+    if any(i != last.id and i in before for o in sums for i in o.inputs):
+        return "it is the straight-through estimator: the gradient takes the other term of the sum"
+    return ""
 
 
 def _last_without_gradient(trace: Trace, start: Op) -> Op:

@@ -31,6 +31,19 @@ def upstream(ops: Iterable[Op], ends: Iterable[int]) -> set[int]:
     return leading
 
 
+def behind(trace: Trace, op: int) -> set[str]:
+    """The parameters that the value of op ``op`` (an id) is computed from, if it is computed from nothing else."""
+    names: set[str] = set()
+    waiting = [op]
+    while waiting:
+        found = trace.ops[waiting.pop()]
+        if found.moving:
+            return set()
+        names.update(found.parameters)
+        waiting.extend(found.inputs)
+    return names
+
+
 def owner(trace: Trace, parameter: Parameter | str) -> str:
     """The module that owns a parameter, as findings name it; a bare parameter is named by its own path."""
     fqn = parameter if isinstance(parameter, str) else parameter.fqn
@@ -57,10 +70,21 @@ def is_depthwise(layer: Layer) -> bool:
     return shape[0] > 1 and layer.fan_out <= field
 
 
+def is_last(trace: Trace, layer: Layer) -> bool:
+    """Whether no other layer follows: what it gives is the model's output, or all but."""
+    return not any(op.role is Role.LAYER for op in downstream(trace.ops, [call.op for call in layer.calls]))
+
+
 def multiplies(trace: Trace, layer: Layer) -> bool:
     """Whether the layer ran and multiplies by a matrix or a kernel, which an embedding and a norm do not."""
     roles = {trace.ops[call.op].role for call in layer.calls}
     return Role.LAYER in roles and Role.EMBEDDING not in roles and len(layer.weight.shape) >= 2
+
+
+def is_bias(parameter: Parameter) -> bool:
+    """Whether the parameter's own name says that it is added."""
+    leaf = parameter.fqn.rpartition(".")[2]
+    return "bias" in leaf or leaf == "beta"
 
 
 def is_zero(parameter: Parameter) -> bool:

@@ -43,7 +43,8 @@ from collections.abc import Iterator
 
 from initaudit.records import Severity
 from initaudit.rules.base import Limit, Observation, Rule
-from initaudit.rules.flow import Flow
+from initaudit.rules.drift import SIGNIFICANT
+from initaudit.rules.flow import Flow, weight_deviation
 
 _WARN, _FAIL = 0.3, 0.5
 
@@ -68,7 +69,7 @@ def check(flow: Flow) -> Iterator[Observation]:
         limit=_FAIL if share > _FAIL else _WARN,
         severity=Severity.ERROR if share > _FAIL else Severity.WARNING,
         affected=tuple(dict.fromkeys(f[0].fqn for f in found if f[0].fqn != layer.fqn)),
-        layer=layer,
+        layer=layer if weight_deviation(layer, (None, call.nonlinearity)) > SIGNIFICANT else None,
     )
 
 

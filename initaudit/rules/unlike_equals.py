@@ -2,9 +2,14 @@
 
 ## What it measures
 
-Parameters whose paths differ in numbers only (`blocks.0.mlp.weight` ... `blocks.11.mlp.weight`) and that have one
-shape should be drawn from one law. The root mean square of each is compared with the median of its equals; where
-there are only two, with the std that most weights of the model have.
+Parameters whose paths differ in numbers only (`blocks.0.mlp.weight` ... `blocks.11.mlp.weight`) should be drawn from
+one law: one rms, or, for weights of several shapes, one rms times the root of a fan. The rms of each is compared with
+the median of its equals. Where there are only two, that one is right which is as the rest of the model is: its std, its
+gain or its zero biases.
+
+What has no sisters is compared with all of its kind: a weight with what most weights of the model have and with every
+common rule, a norm's gain with the one value that most gains have, a bias drawn at random with biases that are zero or
+torch's default.
 
 ## Why it matters
 
@@ -32,9 +37,12 @@ Initialize it as its equals are; the finding says how. If it is meant, ignore th
 
 ## Limit and where it comes from
 
-A factor of 1.25 in rms and six standard errors of it, `sqrt((kurtosis - 1) / 4N)` for `N` values, while at least two
-thirds of the equals agree with each other to a tenth. Stacks whose scale changes with depth on purpose do not agree,
-and are left alone; so is a weight that fits the variance rule among others that fit it.
+A factor of 1.25 in rms (1.5 among several shapes) and six standard errors of it, `sqrt((kurtosis - 1) / 4N)` for `N`
+values, while at least two thirds of the equals agree with each other to a tenth. Stacks whose scale changes with depth
+on purpose do not agree, and are left alone; so is a weight that fits the variance rule among others that fit it.
+Without sisters: four times outside of all that Glorot's and He's rules and torch's default give with either fan, or
+twice and four times the std that most weights of the model have, and shared with no other weight. A last layer that
+is small is a note: outputs near zero are a fair start.
 
 ## References
 
@@ -44,118 +52,123 @@ Sampling error of a standard deviation: Cramér 1946, Mathematical Methods of St
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator, Sequence
-from statistics import median
+from collections.abc import Iterator
+from itertools import chain
 
 from initaudit.records import Layer, Parameter, Severity
 from initaudit.rules.base import Limit, Observation, Rule
-from initaudit.rules.drift import SIGNIFICANT
-from initaudit.rules.flow import Flow, weight_deviation
-from initaudit.rules.paths import owner
+from initaudit.rules.flow import Flow
+from initaudit.rules.laws import Laws, block_of, is_torch_default, lawful_range, trained
+from initaudit.rules.paths import is_last, owner
+from initaudit.rules.sisters import FACTOR, Odd, odd_ones, sisters
 from initaudit.rules.wording import figure
 
-_FACTOR = 1.25
-_AGREE = 0.1  # in ln rms
-_MAJORITY = 2 / 3
-_HABIT = 0.6  # share of a model's weights that makes one std its habit
+_BEYOND = 2.0  # times any std that a common rule gives
+_FAR = 4.0  # times the std that most weights of the model have, or that any common rule gives
 
 
 def check(flow: Flow) -> Iterator[Observation]:
     """One observation for each block that holds odd parameters, at the first of them."""
-    layers = {layer.weight.fqn: layer for layer in flow.trace.layers}
-    habit = _habit([p for p in flow.trace.parameters if len(p.shape) > 1])
-    blocks: dict[str, list[tuple[Parameter, float, int]]] = {}
-    for members in _equals(flow.trace.parameters):
-        usual, odd = _compare(members, habit)
-        if usual is None or not _harmless(members, odd, layers):
-            for parameter in odd:
-                prefix = re.split(r"(?<=\d)\.", parameter.fqn, maxsplit=1)[0]
-                blocks.setdefault(prefix, []).append((parameter, usual or 0.0, len(members)))
+    laws = Laws(flow.trace)
+    groups = sisters(laws)
+    compared = {p.fqn for members in groups for p in members}
+    blocks: dict[str, list[Odd]] = {}
+    alone = (kind(laws, compared) for kind in (_odd_weights, _left_at_default, _odd_gains, _odd_biases))
+    for odd in chain(odd_ones(laws, groups), *alone):
+        blocks.setdefault(block_of(odd.parameter.fqn), []).append(odd)
     for found in blocks.values():
-        yield _observation(flow, found, layers)
+        yield _observation(flow, laws, found)
 
 
-def _equals(parameters: Sequence[Parameter]) -> Iterator[list[Parameter]]:
-    """Parameters of one role and shape; a bias also by the weight beside it, whose fan-in its law follows."""
-    groups: dict[tuple[str, tuple[int, ...], tuple[int, ...]], list[Parameter]] = {}
-    beside = {_module(p): p.shape for p in parameters if len(p.shape) > 1}
-    for parameter in parameters:
-        role = re.sub(r"(?<![^.])\d+(?![^.])", "*", parameter.fqn)
-        if "*" in role and math.isfinite(parameter.rms) and not parameter.unwritten and parameter.requires_grad:
-            key = (role, parameter.shape, beside.get(_module(parameter), ()))
-            groups.setdefault(key, []).append(parameter)
-    # Numbers alone, as in a plain Sequential, are no sister blocks: there three must agree against the odd one.
-    return (
-        ps for (role, *_), ps in groups.items() if len(ps) > (3 if role.startswith("*") and role.count(".") == 1 else 1)
-    )
+def _odd_weights(laws: Laws, compared: set[str]) -> Iterator[Odd]:
+    """Weights without sisters that no common rule gives, in a model whose other weights have one std or keep to one."""
+    layers = [layer for layer in laws.layers.values() if trained(layer.weight) and layer.weight.rms > 0]
+    lawful = sum(laws.beyond(layer.weight) < _BEYOND for layer in layers)
+    for layer in layers:
+        rms = layer.weight.rms
+        if layer.weight.fqn in compared | laws.embeddings or laws.beyond(layer.weight) < _BEYOND:
+            continue
+        if lawful < max(3, (len(layers) - 1) * 2 / 3) or not laws.is_alone(layer):
+            continue
+        off = max(rms / laws.habit, laws.habit / rms) if laws.habit else laws.beyond(layer.weight)
+        if off < _FAR:
+            continue
+        low, high = lawful_range(layer)
+        usual = laws.habit or (low if rms < low else high)
+        yield Odd(layer.weight, usual, "most weights of the model have" if laws.habit else "any common rule gives it")
 
 
-def _module(parameter: Parameter) -> str:
-    return parameter.fqn.rpartition(".")[0].split(".parametrizations.")[0]
+def _left_at_default(laws: Laws, compared: set[str]) -> Iterator[Odd]:
+    """Two or more weights of a block without sisters that torch's default left, in a model that has one std for all."""
+    if laws.habit is None:
+        return
+    kinds = {layer.kind for layer in laws.layers.values() if laws.is_usual(layer.weight)}
+    left = [
+        layer
+        for layer in laws.layers.values()
+        if layer.kind in kinds and is_torch_default(layer.weight) and layer.weight.fqn not in compared
+    ]
+    blocks = [block_of(layer.weight.fqn) for layer in left]
+    for layer, block in zip(left, blocks, strict=True):
+        if blocks.count(block) > 1 and not laws.is_usual(layer.weight):
+            yield Odd(layer.weight, laws.habit, "most weights of the model have")
 
 
-def _habit(weights: Sequence[Parameter]) -> float | None:
-    """The rms that most weights of the model share."""
-    best = max(weights, key=lambda w: sum(_near(w.rms, v.rms) for v in weights), default=None)
-    if best is None or best.rms == 0 or len(weights) < 4:
-        return None
-    return best.rms if sum(_near(best.rms, v.rms) for v in weights) >= _HABIT * len(weights) else None
+def _odd_gains(laws: Laws, compared: set[str]) -> Iterator[Odd]:
+    """Gains of normalizations without sisters that differ from the one value that the others have."""
+    usual = laws.usual_gain
+    for gain in laws.gains if usual is not None else ():
+        if trained(gain) and gain.fqn not in compared and _differs(gain.rms, abs(usual or 0.0)):
+            yield Odd(gain, abs(usual or 0.0), "the gains of most normalizations have")
 
 
-def _near(a: float, b: float) -> bool:
-    return a > 0 and b > 0 and abs(math.log(a / b)) < _AGREE
+def _odd_biases(laws: Laws, compared: set[str]) -> Iterator[Odd]:
+    """Biases drawn at random and far from zero and from torch's default, where those of other layers are neither.
+
+    The bias of a last layer may hold the log frequencies of the classes.
+    """
+    layers = [layer for layer in laws.layers.values() if layer.bias is not None]
+    small = [layer for layer in layers if layer.bias and layer.bias.rms < _FAR * _default_bias(layer)]
+    for layer in layers:
+        bias = layer.bias
+        if bias is None or bias.fqn in compared or layer in small or not _looks_drawn(bias):
+            continue
+        drowns = bias.rms > layer.weight.rms * math.sqrt(layer.fan_in)
+        if drowns and len(small) >= max(2, (len(layers) - 1) * 0.75) and not is_last(laws.trace, layer):
+            yield Odd(bias, _default_bias(layer), "biases are zero or, by torch's default, have")
 
 
-def _compare(members: Sequence[Parameter], habit: float | None) -> tuple[float | None, list[Parameter]]:
-    """The usual rms among ``members``, and those that are unlike it."""
-    if len(members) == 2:
-        usual = next((p for p in members if habit and _near(p.rms, habit)), None)
-        odd = [p for p in members if usual and _apart(p, usual.rms)]
-        return (usual.rms, odd) if usual and len(odd) == 1 else (None, [])
-    zero = [p for p in members if p.rms == 0]
-    usual_rms = 0.0 if len(zero) > len(members) / 2 else median(p.rms for p in members if p.rms > 0)
-    agreeing = [p for p in members if p.rms == usual_rms or _near(p.rms, usual_rms)]
-    if len(agreeing) < max(2.0, _MAJORITY * len(members)):
-        return None, []
-    return usual_rms, [p for p in members if _apart(p, usual_rms)]
+def _default_bias(layer: Layer) -> float:
+    return 1 / math.sqrt(3 * layer.fan_in)
 
 
-def _apart(parameter: Parameter, usual: float) -> bool:
-    if parameter.rms == 0 or usual == 0:
-        return parameter.rms != usual
-    # At least that of normal values: the kurtosis of a handful of them says nothing.
-    error = 0.0 if parameter.constant else max(parameter.std_uncertainty, 1 / math.sqrt(2 * math.prod(parameter.shape)))
-    error *= 6 * math.sqrt(2)
-    return abs(math.log(parameter.rms / usual)) > max(math.log(_FACTOR), error)
+def _looks_drawn(bias: Parameter) -> bool:
+    """Whether the values are no pattern laid out on purpose, which has equal values or zeros in it."""
+    return trained(bias) and not bias.constant and bias.zero_fraction == 0
 
 
-def _harmless(members: Sequence[Parameter], odd: Sequence[Parameter], layers: dict[str, Layer]) -> bool:
-    """Whether the odd ones fit the variance rule like the rest: then the gain differs, as for a first layer."""
-    if not all(p.fqn in layers for p in members):
-        return False
-    return all(_fits(layers[p.fqn]) for p in members)
+def _differs(a: float, b: float) -> bool:
+    return a != b if a == 0 or b == 0 else max(a / b, b / a) > _BEYOND
 
 
-def _fits(layer: Layer) -> bool:
-    return layer.weight.rms > 0 and abs(weight_deviation(layer, (None, layer.nonlinearity))) < SIGNIFICANT
-
-
-def _observation(flow: Flow, found: list[tuple[Parameter, float, int]], layers: dict[str, Layer]) -> Observation:
-    parameter, usual, equals = max(found, key=lambda f: f[0].fqn in layers)
-    names = tuple(dict.fromkeys(owner(flow.trace, p) for p, _, _ in found))
+def _observation(flow: Flow, laws: Laws, found: list[Odd]) -> Observation:
+    odd = max(found, key=lambda f: f.parameter.fqn in laws.layers)
+    parameter, usual = odd.parameter, odd.usual
+    names = tuple(dict.fromkeys(owner(flow.trace, f.parameter) for f in found))
     first = owner(flow.trace, parameter)
-    layer = layers.get(parameter.fqn)
+    layer = laws.layers.get(parameter.fqn)
+    small_end = layer is not None and parameter.rms < usual and is_last(flow.trace, layer)
     ratio = parameter.rms / usual if usual else math.inf
     looks = f" ({parameter.init})" if parameter.init != "unknown" else ""
     return Observation(
         fqn=first,
-        message=f"{parameter.fqn} has rms {figure(parameter.rms)}{looks}, where its {equals - 1} equals in the sister "
-        f"blocks have {figure(usual)}",
+        message=f"{parameter.fqn} has rms {figure(parameter.rms)}{looks}, where {odd.equals} {figure(usual)}",
         observed=max(ratio, 1 / ratio) if ratio else math.inf,
+        severity=Severity.NOTE if small_end else None,  # outputs near zero are a fair start
         affected=tuple(name for name in names if name != first),
         layer=layer if usual else None,
         gain=usual * math.sqrt(layer.fan_in) if layer and usual else None,
+        code=None if layer else f'nn.init.constant_(m.get_parameter("{parameter.fqn}"), {usual:.3g})',
     )
 
 
@@ -163,6 +176,6 @@ RULE = Rule(
     code="IA503",
     name="unlike-its-equals",
     severity=Severity.WARNING,
-    limit=Limit(_FACTOR, "rms over that of its equals", "six standard errors of a sample std, at least a quarter"),
+    limit=Limit(FACTOR, "rms over that of its equals", "six standard errors of a sample std, at least a quarter"),
     check=check,
 )

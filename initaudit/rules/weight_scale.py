@@ -26,7 +26,7 @@ def deviating(flow: Flow) -> Iterator[Step]:
         for step in segment.layers:
             assert step.layer is not None
             chance = 8 * step.layer.weight.std_uncertainty  # four standard errors, of the variance
-            small_end = step.deviation < 0 and step is segment.layers[-1]
+            small_end = step.deviation < 0 and not segment.fails_a_norm and step is segment.layers[-1]
             if abs(step.deviation) > max(SIGNIFICANT, chance) and step.layer.fqn not in seen and not small_end:
                 seen.add(step.layer.fqn)
                 yield step
@@ -57,6 +57,17 @@ def is_slip(flow: Flow, step: Step) -> bool:
             others = [s for s in segment.layers if s.layer is not step.layer]
             fitting = sum(abs(s.deviation) <= SIGNIFICANT for s in others)
             return len(others) >= 2 and fitting >= 2 / 3 * len(others)
+    return False
+
+
+def is_lone_fan_out(flow: Flow, step: Step) -> bool:
+    """Whether a layer that fits ``fan_out`` is among others that fit ``fan_in`` and not ``fan_out``."""
+    for segment in judged_segments(flow):
+        if step in segment.layers:
+            others = [s for s in segment.layers if s.layer is not None and s.layer is not step.layer]
+            telling = [s for s in others if s.layer and abs(math.log(s.layer.fan_out / s.layer.fan_in)) > SIGNIFICANT]
+            by_fan_in = sum(abs(s.deviation) <= SIGNIFICANT for s in telling)
+            return by_fan_in >= 2 and not any(is_fan_out(s) for s in telling)
     return False
 
 

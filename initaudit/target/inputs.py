@@ -68,7 +68,7 @@ def as_inputs(value: Any, source: str = "audit(inputs=...)", *, seed: int = 0, d
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return Inputs((), dict(value), source)
     if type(value).__module__ == "numpy" and type(value).__name__ == "ndarray":
-        return Inputs((torch.tensor(value),), {}, source)
+        return Inputs((torch.tensor(value, device="cpu"),), {}, source)
     return Inputs((value,), {}, source)
 
 
@@ -202,7 +202,7 @@ def _from_model(model: nn.Module, seed: int) -> Inputs | None:
         size = config.get("input_size") if isinstance(config, Mapping) else getattr(config, "input_size", None)
         if isinstance(size, Sequence) and size and all(isinstance(n, int) and n > 0 for n in size):
             batch = 8 if max(size) > 64 else 32
-            drawn = torch.randn(batch, *size, generator=torch.Generator().manual_seed(seed))
+            drawn = torch.randn(batch, *size, generator=torch.Generator().manual_seed(seed), device="cpu")
             return Inputs((drawn,), {}, f'{name}["input_size"] of {type(model).__name__}')
     return None
 
@@ -237,7 +237,7 @@ def _redrawn(inputs: Inputs, seed: int) -> Inputs:
 
     def draw(tensor: Tensor) -> Tensor:
         sizes = (8, *tensor.shape[1:]) if alone else tensor.shape
-        return torch.randn(sizes, generator=generator).to(tensor)
+        return torch.randn(sizes, generator=generator, device="cpu").to(tensor)
 
     source = f"{inputs.source} (shape only: its values are constant)"
     return Inputs(map_tensors(inputs.args, draw), map_tensors(inputs.kwargs, draw), source)

@@ -57,11 +57,11 @@ def _draw(
         if bound is not None:
             raise UsageError(f"input {text!r}: a bound is for integers, expected e.g. int64[8,128]<{bound}")
         wide = torch.complex64 if dtype.is_complex else torch.float32  # narrow formats have no random kernels
-        return torch.randn(sizes, generator=generator, dtype=wide).to(dtype)
+        return torch.randn(sizes, generator=generator, dtype=wide, device="cpu").to(dtype)
     if dtype is torch.bool:
         if bound is not None:
             raise UsageError(f"input {text!r}: a bound is for integers, expected e.g. bool[8,128]")
-        return torch.randint(2, sizes, generator=generator).to(torch.bool)
+        return torch.randint(2, sizes, generator=generator, device="cpu").to(torch.bool)
     try:
         high = int(bound) if bound is not None else min(default_bound, torch.iinfo(dtype).max)
         if not 1 <= high <= torch.iinfo(dtype).max:
@@ -73,7 +73,7 @@ def _draw(
         raise UsageError(
             f"input {text!r}: {dtype_name(dtype)} cannot be drawn, expected a float, an integer or bool"
         ) from error
-    return torch.randint(high, sizes, generator=generator).to(dtype)
+    return torch.randint(high, sizes, generator=generator, device="cpu").to(dtype)
 
 
 def _from_file(text: str, path: str) -> Any:

@@ -35,27 +35,28 @@ class Template:
     excluded: tuple[int, ...] = ()  # integers not to draw: padding, end of sentence ...
 
     def draw(self, generator: torch.Generator, batch: int) -> Tensor:
-        """The tensor, drawn by ``generator`` only."""
+        """The tensor, drawn by ``generator`` only, on the cpu whatever the default device is."""
         sizes = [batch if size == BATCH else size for size in self.shape]
         if self.fill is Fill.TOKENS:
             return self._tokens(sizes, generator)
         if self.fill is Fill.SAMPLES:
-            return torch.randint(batch, sizes, generator=generator)
+            return torch.randint(batch, sizes, generator=generator, device="cpu")
         if self.fill is Fill.ONES:
-            return torch.ones(sizes, dtype=torch.int64)
+            return torch.ones(sizes, dtype=torch.int64, device="cpu")
         if self.fill is Fill.KEEP:
-            return torch.zeros(sizes, dtype=torch.bool)
+            return torch.zeros(sizes, dtype=torch.bool, device="cpu")
         if self.fill is Fill.UNIFORM:
-            return torch.rand(sizes, generator=generator)
-        return torch.randn(sizes, generator=generator)
+            return torch.rand(sizes, generator=generator, device="cpu")
+        return torch.randn(sizes, generator=generator, device="cpu")
 
     def _tokens(self, sizes: list[int], generator: torch.Generator) -> Tensor:
         low = self.low if self.low < self.high else 0
-        allowed = torch.arange(low, self.high)
-        kept = allowed[~torch.isin(allowed, torch.tensor(self.excluded, dtype=torch.int64))]
+        allowed = torch.arange(low, self.high, device="cpu")
+        kept = allowed[~torch.isin(allowed, torch.tensor(self.excluded, dtype=torch.int64, device="cpu"))]
         if kept.numel() > 1:
             allowed = kept
-        return allowed[torch.randint(allowed.numel(), (prod(sizes),), generator=generator)].reshape(sizes)
+        drawn = torch.randint(allowed.numel(), (prod(sizes),), generator=generator, device="cpu")
+        return allowed[drawn].reshape(sizes)
 
 
 def images(channels: int, *sizes: int, batch: int | None = None) -> Template:

@@ -106,7 +106,7 @@ def _resolution(y: Array) -> float:
     """Rounding of the coarsest float type that holds all of ``y``; 0 in float64, or where few values tell nothing."""
     import torch
 
-    values = torch.as_tensor(y)
+    values = torch.as_tensor(y, device="cpu")
     if np.unique(y).size <= 8:
         return 0.0
     for dtype in (torch.bfloat16, torch.float16, torch.float32):

@@ -46,10 +46,12 @@ class FakeRunner:
             raise AuditError("load", f"could not import {self.target}: SyntaxError")
         if not content:
             return Collection((), f"no model to audit in {self.target}")
-        return Collection(tuple(f"{self.target}::{name}" for name in content))
+        ids = tuple(f"{self.target}::{name}" for name in content)
+        return Collection(ids, instances=frozenset(i for i in ids if "::instance" in i))
 
-    def probe(self, model: str, on_stage: Callable[[str], None]) -> Trace:
+    def probe(self, model: str, on_stage: Callable[[str], None], *, seed: int, compare: bool) -> Trace:
         self.seen.append(model)
+        self.seen.append(("draw", seed, compare))
         on_stage("forward")
         self._printed = f"{model} says hello\n"
         match model.rpartition("::")[2].partition(".")[0]:
@@ -62,7 +64,7 @@ class FakeRunner:
             case "interrupted":
                 raise KeyboardInterrupt
         return Trace(
-            model, Environment("2.9", "cpu", "float32", 0), "float32[2,4]", "--input", "none", True, (), (), ()
+            model, Environment("2.9", "cpu", "float32", seed), "float32[2,4]", "--input", "none", True, (), (), ()
         )
 
     def printed(self) -> str:
@@ -75,6 +77,8 @@ def fake_diagnose(trace: Trace, *, select: Sequence[str], ignore: Sequence[str])
     name = trace.target.rpartition("::")[2].partition(".")[0]
     if name == "undiagnosable":
         raise ZeroDivisionError("division by zero")
+    if name == "unlucky" and trace.environment.seed == 2:
+        name = "error"
     if name in ("error", "warning", "note"):
         return (Finding("IA101", "vanishing-activations", Severity(name), "body.0", "the signal is gone"),)
     return ()
@@ -116,6 +120,13 @@ def probed() -> list[str]:
         ("error raising buggy", [], 3),
         ("undiagnosable raising", [], 3),
         ("misused", [], 4),
+        ("error", ["--seeds", "3"], 1),
+        ("unlucky", ["--seeds", "3"], 0),
+        ("unlucky", ["--seeds", "3", "--fail-on", "warning"], 1),
+        ("unlucky", ["--seeds", "2", "--seed", "2"], 1),
+        ("unlucky", ["--seed", "2"], 1),
+        ("instance fine", ["--seeds", "3"], 0),
+        ("raising", ["--seeds", "3"], 2),
         ("", [], 5),
         ("fine", ["-k", "other"], 5),
         ("fine error", ["-k", "not error"], 0),
@@ -278,6 +289,50 @@ def test_options_reach_the_worker_and_the_diagnosis(invoke: Invoke) -> None:
     assert ("diagnose", ("IA1,IA2", "IA3"), ("dead-units",)) in FakeRunner.seen
 
 
+def draws() -> list[tuple[int, bool]]:
+    return [entry[1:] for entry in FakeRunner.seen if entry[0] == "draw"]
+
+
+def test_every_draw_is_probed_and_only_the_first_compared(invoke: Invoke) -> None:
+    result = invoke("unlucky", "--seeds", "3", "--seed", "1")
+    assert draws() == [(1, True), (2, False), (3, False)]
+    assert "the signal is gone; an error in 1 of 3 draws (seed 2): an unlucky draw" in " ".join(result.stdout.split())
+    assert "3 draws with seeds 1 to 3, layers as with seed 1" in " ".join(result.stdout.split())
+
+
+def test_draws_in_json(invoke: Invoke) -> None:
+    (audit,) = json.loads(invoke("unlucky", "--seeds", "3", "--format", "json").stdout)["audits"]
+    (finding,) = audit["findings"]
+    assert (audit["seeds"], audit["verdict"], audit["environment"]["seed"]) == ([0, 1, 2], "pass", 0)
+    assert (finding["severity"], finding["draws"]) == ("warning", [2])
+    (audit,) = json.loads(invoke("error", "--format", "json").stdout)["audits"]
+    assert (audit["seeds"], audit["findings"][0]["draws"]) == ([], [])
+
+
+def test_an_instance_among_others_has_one_draw_and_says_so(invoke: Invoke) -> None:
+    result = invoke("instance fine", "--seeds", "2", "-v")
+    assert draws() == [(0, True), (0, True), (1, False)]
+    said = " ".join(result.stdout.split())
+    assert said.count("not judged: 1 part the whole model: it is built already, so there is one draw of it") == 1
+
+
+def test_an_instance_that_was_asked_for_by_name_has_no_seeds(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeRunner, "collect", lambda self: Collection((self.target,), "", frozenset({self.target})))
+    result = invoke("", "--seeds", "2")
+    assert result.exit_code == 4
+    assert result.stderr == (
+        "Error: --seeds 2: m.py is built already, so there is one draw of it; "
+        "name a class or a function that builds it anew\n"
+    )
+    assert invoke("").exit_code == 0
+
+
+def test_a_draw_that_fails_is_named(invoke: Invoke) -> None:
+    result = invoke("raising", "--seeds", "2", "--seed", "7")
+    assert "with seed 7: RuntimeError: shapes do not fit" in result.stdout
+    assert "with seed" not in invoke("raising").stdout
+
+
 def test_defaults(invoke: Invoke) -> None:
     invoke("fine")
     assert FakeRunner.seen[0] == ("target", "m.py", ProbeOptions(None, None, "auto", None, 0), None)
@@ -313,9 +368,10 @@ def test_a_target_named_like_a_command_is_reached_by_its_path(invoke: Invoke, tm
         (["--device", "gpu"], "Invalid value for '--device': 'gpu'; expected auto, cpu, cuda, cuda:N or mps"),
         (
             ["--dtype", "float8"],
-            "Invalid value for '--dtype': 'float8' is not one of 'float32', 'bfloat16', 'float16'.",
+            "Invalid value for '--dtype': 'float8' is not one of 'float32', 'bfloat16', 'float16', 'float64'.",
         ),
         (["--seed", "x"], "Invalid value for '--seed': 'x' is not a valid integer"),
+        (["--seeds", "0"], "Invalid value for '--seeds': 0 is not in the range x>=1"),
         (["--timeout", "0"], "Invalid value for '--timeout': 0.0 is not in the range x>0"),
         (["--format", "xml"], "Invalid value for '--format': 'xml' is not one of 'table', 'json'."),
         (["--sede", "1"], "No such option '--sede'"),

@@ -1,12 +1,13 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from initaudit.records import Report, Severity
+from initaudit.records import Attention, Gate, Op, Recurrence, Report, Role, Severity
 from initaudit.report.json import audit_to_dict, render_json
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "json-schema.json").read_text(encoding="utf-8"))
@@ -113,6 +114,23 @@ def test_an_audit(make: ModuleType) -> None:
     assert audit["findings"][1]["advice"] is None
 
 
+def test_attentions_and_recurrences(make: ModuleType) -> None:
+    op = Op(0, "softmax", Role.ATTENTION, "blocks.0.attn")
+    attention = Attention(0, keys=16.0, logit_std=1.0, entropy=0.9, concentration=math.nan, saturated=0.0)
+    gates = (Gate("update", open=0.5, input_bias=0.1, state_bias=-0.1),)
+    recurrence = Recurrence(0, "gru.weight_hh_l0", "gru", 20, 64, retention=math.inf, saturated=0.0, gates=gates)
+    report = make.report(ops=(op,), attentions=(attention,), recurrences=(recurrence,))
+    document = parse(render_json([report]))
+    assert faults(document, SCHEMA) == []
+    (audit,) = document["audits"]
+    assert audit["attentions"][0]["fqn"] == "blocks.0.attn"
+    assert (audit["attentions"][0]["concentration"], audit["attentions"][0]["token_spread"]) == ("nan", None)
+    assert (audit["recurrences"][0]["steps"], audit["recurrences"][0]["retention"]) == (20, "inf")
+    assert audit["recurrences"][0]["gates"] == [{"name": "update", "open": 0.5, "input_bias": 0.1, "state_bias": -0.1}]
+    empty = audit_to_dict(make.failed())
+    assert empty["attentions"] == empty["recurrences"] == []
+
+
 def test_a_layer(make: ModuleType) -> None:
     layer = audit_to_dict(make.vanishing())["layers"][0]
     assert {key: layer[key] for key in ("fqn", "kind", "calls", "fan_in", "fan_out", "nonlinearity")} == {
@@ -167,3 +185,23 @@ def test_without_any_report_the_environment_is_unknown() -> None:
 def test_a_report_gives_its_own_json(make: ModuleType) -> None:
     report = make.vanishing()
     assert parse(report.to_json())["audits"] == [parse(json.dumps(report.to_dict()))]
+
+
+def test_several_draws(make: ModuleType) -> None:
+    one, several = make.vanishing(), make.vanishing()
+    findings = tuple(replace(finding, draws=(3, 5)) for finding in several.findings)
+    several = replace(several, seeds=(3, 4, 5), findings=findings)
+    assert faults(parse(render_json([several])), SCHEMA) == []
+    assert (audit_to_dict(one)["seeds"], audit_to_dict(several)["seeds"]) == ([], [3, 4, 5])
+    assert [audit_to_dict(r)["findings"][0]["draws"] for r in (one, several)] == [[], [3, 5]]
+
+
+def test_where_the_values_of_a_parameter_come_from(make: ModuleType) -> None:
+    layer = make.layer("head")
+    report = make.report(layer)
+    known = replace(make.parameter("head.weight"), reproducible=True, follows_seed=False, copy_of="body.weight")
+    trace = replace(report.trace, parameters=(make.parameter("body.weight"), known))
+    unknown, found = audit_to_dict(replace(report, trace=trace))["parameters"]
+    keys = ("reproducible", "follows_seed", "copy_of")
+    assert [unknown[key] for key in keys] == [None, None, None]
+    assert [found[key] for key in keys] == [True, False, "body.weight"]

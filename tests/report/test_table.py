@@ -1,3 +1,4 @@
+from dataclasses import replace
 from io import StringIO
 from types import ModuleType
 from typing import Any
@@ -131,3 +132,9 @@ def test_a_report_without_layers_is_still_a_report(make: ModuleType, screen: Any
         view.console.print(line)
     assert view.lines[0].startswith("── PASS model.py::Net")
     assert "layer" not in view.text
+
+
+def test_several_draws_are_said_with_their_seeds(make: ModuleType, screen: Any) -> None:
+    view = screen(140)
+    render_session(view.console, Session((replace(make.vanishing(), seeds=(0, 1, 2)),)))
+    assert "cpu float32, 3 draws with seeds 0 to 2, layers as with seed 0, torch 2.13.0" in view.text

@@ -132,6 +132,24 @@ class Net:
         return Flow(self.trace(**fields))
 
 
+class Wired(Net):
+    """A net whose layers read their weights from operations of their own, as those of a real trace do."""
+
+    def leaf(self, of: Parameter) -> int:
+        """The operation that stands for a parameter."""
+        self.parameters += [] if of in self.parameters else [of]
+        return self.op(
+            "parameter", Role.PARAMETER, parameters=(of.fqn,), shape=of.shape, stats=None, gradient=None, moving=False
+        )
+
+    def layer(self, fqn: str, x: int, *, weight: Parameter | None = None, **fields: Any) -> int:
+        weight = weight or parameter(f"{fqn}.weight")
+        leaf = self.leaf(weight)
+        op = super().layer(fqn, x, weight=weight, **fields)
+        self.ops[op] = replace(self.ops[op], inputs=(x, leaf))
+        return op
+
+
 def parameters_only(*parameters: Parameter, **fields: Any) -> Flow:
     """A flow with parameters and no operations."""
     net = Net()

@@ -116,7 +116,7 @@ def test_select_and_ignore_take_codes_names_and_beginnings() -> None:
     assert codes(select=["IA101"]) == codes(select=["vanishing-activations"]) == codes(select=["ia101"]) == {"IA101"}
     assert codes(select=["IA1", "IA2"]) == codes(select=["IA1,IA2"]) == {c for c in everything if c[2] in "12"}
     assert codes(ignore=["IA101"]) == everything - {"IA101"}
-    assert codes(select=["IA1"], ignore=["IA101"]) == set()
+    assert codes(select=["IA1"], ignore=["IA101,IA109"]) == set()
     assert codes(ignore=[" "]) == everything
 
 
@@ -131,8 +131,8 @@ def test_ignoring_the_cause_makes_its_consequence_the_root() -> None:
 
 
 def test_an_unknown_code_is_refused_with_the_nearest_known() -> None:
-    with pytest.raises(UsageError, match=r"unknown rule 'IA110'.*did you mean IA10"):
-        initaudit.audit(collapsed(), batch(), select=["IA110"])
+    with pytest.raises(UsageError, match=r"unknown rule 'IA119'.*did you mean IA1"):
+        initaudit.audit(collapsed(), batch(), select=["IA119"])
     with pytest.raises(UsageError, match="did you mean dead-units"):
         initaudit.audit(collapsed(), batch(), ignore=["dead-unit"])
     with pytest.raises(UsageError, match="see `initaudit rule`"):

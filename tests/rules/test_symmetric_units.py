@@ -1,12 +1,12 @@
 from dataclasses import replace
 
-from initaudit.records import Role, Severity
+from initaudit.records import Activation, Role, Severity
 from initaudit.rules.base import Observation
 from initaudit.rules.flow import Flow
 from initaudit.rules.symmetric_units import RULE
-from tests.rules.factories import Net, chain, constant, parameter, stats
+from tests.rules.factories import RELU, TANH, Net, Wired, chain, constant, parameter, stats
 
-DEAD = stats(1.0, sample_std=0.0)
+SILENT = stats(0.0)
 
 
 def found(flow: Flow) -> list[Observation]:
@@ -70,39 +70,45 @@ def test_a_parameter_expanded_over_the_batch_has_no_units() -> None:
 
 
 def test_a_head_of_zeros_is_a_note() -> None:
-    assert said(chain(parameter("0.weight"), constant("2.weight"))) == [("2", (), Severity.NOTE)]
-
-
-def cut(grad_rms: float) -> Flow:
-    """A hidden layer of zeros with nothing around it."""
-    net = Net()
+    net = Wired()
     x = net.relu(net.layer("0", net.input()))
-    x = net.relu(net.layer("2", x, weight=constant("2.weight", grad_rms=grad_rms), stats=DEAD), stats=DEAD)
-    net.output(net.layer("4", x, stats=DEAD))
+    net.output(net.layer("2", x, weight=constant("2.weight"), stats=SILENT))
+    assert said(net.flow()) == [("2", (), Severity.NOTE)]
+
+
+def cut(activation: Activation, gradient: float) -> Flow:
+    """A hidden layer of zeros with nothing around it."""
+    net = Wired()
+    x = net.relu(net.layer("0", net.input(), weight=parameter("0.weight", grad_rms=0.0)))
+    x = net.layer("2", x, weight=constant("2.weight", grad_rms=gradient), stats=SILENT, gradient=SILENT)
+    x = net.op(activation.name, Role.ACTIVATION, x, activation=activation, stats=SILENT, gradient=SILENT)
+    net.output(net.layer("4", x, weight=parameter("4.weight", grad_rms=0.0), stats=SILENT))
     return net.flow()
 
 
-def test_zeros_that_cut_the_only_path_without_a_gradient_are_an_error() -> None:
-    assert said(cut(grad_rms=0.0)) == [("2", (), Severity.ERROR)]
+def test_zeros_that_cut_the_only_path_before_relu_are_an_error_that_lists_what_never_moves() -> None:
+    (one,) = found(cut(RELU, 0.0))
+    assert (one.fqn, one.affected, one.severity) == ("2", (), Severity.ERROR)
+    assert "nothing of the input passes it and no gradient ever reaches it" in one.message
 
 
 def test_zeros_that_a_gradient_reaches_will_recover() -> None:
-    assert said(cut(grad_rms=0.3)) == [("2", (), Severity.WARNING)]
+    assert said(cut(TANH, 0.3)) == [("2", (), Severity.WARNING)]
 
 
 def residual(*, last_gradient: float, first_zero: bool = False, scale_gradient: float | None = None) -> Flow:
     """x + last(relu(first(x))), the last of zeros, twice."""
-    net = Net()
+    net = Wired()
     x = net.layer("stem", net.input())
     for i in range(2):
         weight = constant(f"{i}.first.weight", grad_rms=0.0) if first_zero else parameter(f"{i}.first.weight")
-        y = net.relu(net.layer(f"{i}.first", x, weight=weight), stats=DEAD if first_zero else stats())
-        y = net.layer(f"{i}.last", y, weight=constant(f"{i}.last.weight", grad_rms=last_gradient), stats=DEAD)
+        inside = SILENT if first_zero else stats()
+        y = net.relu(net.layer(f"{i}.first", x, weight=weight, stats=inside, gradient=SILENT), stats=inside)
+        y = net.layer(f"{i}.last", y, weight=constant(f"{i}.last.weight", grad_rms=last_gradient), stats=SILENT)
         if scale_gradient is not None:
-            scale = constant(f"{i}.scale", (1,), grad_rms=scale_gradient)
-            net.parameters.append(scale)
-            gate = net.op("parameter", Role.PARAMETER, parameters=(scale.fqn,), stats=None, gradient=None)
-            y = net.op("mul", Role.SCALE, y, gate, stats=DEAD)
+            net.ops[y] = replace(net.ops[y], gradient=SILENT)
+            scale = net.leaf(constant(f"{i}.scale", (1,), grad_rms=scale_gradient))
+            y = net.op("mul", Role.SCALE, y, scale, stats=SILENT)
         x = net.add(x, y)
     net.output(net.layer("head", x))
     return net.flow()
@@ -114,26 +120,37 @@ def test_zeros_at_the_end_of_residual_branches_are_one_note() -> None:
 
 def test_both_layers_of_a_branch_zero_is_a_saddle() -> None:
     flow = residual(last_gradient=0.0, first_zero=True)
-    assert said(flow) == [("0.first", ("0.last", "1.first", "1.last"), Severity.WARNING)]
+    assert said(flow) == [("0.first", ("0.last", "1.first", "1.last"), Severity.ERROR)]
 
 
-def test_a_bias_of_zeros_with_a_gradient_wakes_nothing() -> None:
-    flow = residual(last_gradient=0.0, first_zero=True)
-    bias = constant("0.last.bias", (64,), grad_rms=0.5)
-    ops = tuple(replace(o, parameters=(*o.parameters, bias.fqn)) if o.layer == "0.last" else o for o in flow.trace.ops)
-    trace = replace(flow.trace, ops=ops, parameters=(*flow.trace.parameters, bias))
-    assert [severity for _, _, severity in said(Flow(trace))] == [Severity.WARNING]
+def test_zeros_behind_a_gate_of_one_that_moves_are_a_note_of_their_own() -> None:
+    flow = residual(last_gradient=0.1, scale_gradient=0.0)
+    parameters = tuple(replace(p, min=1.0, max=1.0) if p.fqn.endswith("scale") else p for p in flow.trace.parameters)
+    assert said(Flow(replace(flow.trace, parameters=parameters))) == [("0.last", ("1.last",), Severity.NOTE)]
 
 
-def test_zeros_behind_a_zero_gate_that_has_a_gradient_will_wake() -> None:
-    assert said(residual(last_gradient=0.0, scale_gradient=0.2)) == [("0.last", ("1.last",), Severity.NOTE)]
-
-
-def test_zeros_behind_a_zero_gate_without_a_gradient_will_not() -> None:
-    assert said(residual(last_gradient=0.0, scale_gradient=0.0)) == [("0.last", ("1.last",), Severity.WARNING)]
+def test_zeros_behind_a_zero_gate_never_move() -> None:
+    flow = residual(last_gradient=0.0, scale_gradient=0.0)
+    assert said(flow) == [("0.last", ("0.scale", "1.last", "1.scale"), Severity.ERROR)]
 
 
 def test_with_one_sample_the_graph_tells_whether_the_signal_passes() -> None:
     flow = residual(last_gradient=0.1)
     ops = tuple(replace(op, stats=op.stats and replace(op.stats, sample_std=None)) for op in flow.trace.ops)
     assert said(Flow(replace(flow.trace, ops=ops))) == [("0.last", ("1.last",), Severity.NOTE)]
+
+
+def scaled(value: float) -> Flow:
+    """x + scale * body(x) with a learned scale that is the same for every channel."""
+    net = Wired()
+    x = net.layer("stem", net.input())
+    y = net.op("mul", Role.SCALE, net.layer("body", x), net.leaf(constant("scale", (64,), value)), stats=stats(value))
+    net.output(net.layer("head", net.add(x, y)))
+    return net.flow()
+
+
+def test_a_learned_scale_that_starts_small_is_a_note_and_a_usual_one_is_not() -> None:
+    (one,) = found(scaled(1e-6))
+    assert (one.fqn, one.severity) == ("scale", Severity.NOTE)
+    assert one.message.startswith("scale is constant(1e-06): a learned scale lets its residual branch start")
+    assert found(scaled(1.0)) == []

@@ -1,5 +1,6 @@
 """The odd one out among sister blocks is named; stacks that differ on purpose are left alone."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -119,3 +120,124 @@ def test_a_first_layer_with_its_own_gain_is_no_odd_one() -> None:
         nn.init.zeros_(layer.bias)
     model = nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())])
     assert not [f for f in initaudit.audit(model, torch.randn(16, 128)).findings if f.severity.value != "note"]
+
+
+class Encoder(nn.Module):
+    """A stem, blocks and a head, all drawn from N(0, 0.02) as transformers are."""
+
+    def __init__(self, blocks: int = 2) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.stem_norm = nn.Linear(64, 64), nn.LayerNorm(64)
+        self.blocks = nn.ModuleList(Block(0.02) for _ in range(blocks))
+        self.norm, self.pooler, self.head = nn.LayerNorm(64), nn.Linear(64, 64), nn.Linear(64, 10)
+        for layer in (self.stem, self.pooler, self.head):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem_norm(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(torch.tanh(self.pooler(self.norm(x))))
+
+
+def scaled(name: str, factor: float) -> Callable[[nn.Module], None]:
+    @torch.no_grad()
+    def fault(model: nn.Module) -> None:
+        model.get_parameter(name).mul_(factor)
+
+    return fault
+
+
+def random_bias(name: str) -> Callable[[nn.Module], None]:
+    def fault(model: nn.Module) -> None:
+        nn.init.normal_(model.get_parameter(name), std=2)
+
+    return fault
+
+
+def reset(*names: str) -> Callable[[nn.Module], None]:
+    def fault(model: nn.Module) -> None:
+        for name in names:
+            model.get_submodule(name).reset_parameters()
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "where"),
+    [
+        (scaled("stem.weight", 60), "stem"),
+        (scaled("stem.weight", 1 / 30), "stem"),
+        (scaled("pooler.weight", 60), "pooler"),
+        (scaled("stem_norm.weight", 10), "stem_norm"),
+        (scaled("norm.weight", 0), "norm"),
+        (scaled("blocks.0.norm.weight", 10), "blocks.0.norm"),
+        (scaled("blocks.1.norm.weight", 0), "blocks.1.norm"),
+        (scaled("blocks.1.up.weight", 2), "blocks.1.up"),
+        (random_bias("blocks.0.up.bias"), "blocks.0.up"),
+        (random_bias("pooler.bias"), "pooler"),
+        (reset("blocks.0.up", "blocks.0.down"), "blocks.0.up"),
+    ],
+)
+def test_what_has_few_sisters_or_none_is_compared_with_the_whole_model(
+    fault: Callable[[nn.Module], None], where: str
+) -> None:
+    model = Encoder()
+    assert not odd(model)
+    fault(model)
+    found = odd(model)
+    assert [(f.fqn, f.severity.value) for f in found][:1] == [(where, found[0].severity.value)]
+    assert {f.severity.value for f in found} <= {"warning", "error"}
+
+
+def test_a_small_head_is_at_most_a_note() -> None:
+    model = Encoder()
+    scaled("head.weight", 1 / 30)(model)
+    assert {f.severity.value for f in odd(model)} <= {"note"}
+
+
+def test_one_layer_that_keeps_torchs_default_is_no_finding() -> None:
+    model = Encoder(1)
+    model.stem.reset_parameters()
+    assert not odd(model)
+
+
+@pytest.mark.parametrize("fault", [None, 3])
+def test_sisters_of_several_widths_share_a_rule_of_the_fan(fault: int | None) -> None:
+    torch.manual_seed(0)
+    widths = [64, 64, 96, 128, 192, 256]
+
+    class Stage(nn.Module):
+        def __init__(self, narrow: int, wide: int) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Linear(narrow, wide), nn.LayerNorm(wide)
+            nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.norm(self.conv(x)))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stages = nn.ModuleList(Stage(a, b) for a, b in itertools.pairwise(widths))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for stage in self.stages:
+                x = stage(x)
+            return x
+
+    model = Net()
+    if fault is not None:
+        scaled(f"stages.{fault}.conv.weight", 2)(model)
+    assert [f.fqn for f in odd(model)] == ([] if fault is None else [f"stages.{fault}.conv"])
+
+
+def test_a_gain_of_zero_that_empties_the_output_is_the_root_of_what_follows() -> None:
+    model = Encoder()
+    nn.init.zeros_(model.norm.weight)
+    findings = initaudit.audit(model, torch.randn(16, 64)).findings
+    assert (findings[0].fqn, findings[0].root_cause) == ("norm", True)
+    assert findings[0].severity.value != "note"
+    assert not [f for f in findings[1:] if f.root_cause and f.severity.value == "error"]

@@ -1,0 +1,80 @@
+"""Gains of normalizations that were drawn at random around zero.
+
+## What it measures
+
+The gain (`weight`, gamma) of every normalization: whether its values scatter around zero instead of being equal.
+
+## Why it matters
+
+A normalization gives each channel unit variance, and its gain should leave it that at the start. Gains drawn from
+`N(0, 0.02)` turn the sign of half of the channels and shrink all of them, each by another factor, so that what follows
+sees a small, nearly linear signal and channels that differ for no reason. It happens where `_init_weights` treats a
+BatchNorm like a linear layer.
+
+## Example that fires
+
+```python
+from torch import nn
+
+model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 10))
+nn.init.normal_(model[1].weight, std=0.02)
+```
+
+## Remedy
+
+`nn.init.ones_(norm.weight)`; zero in the last normalization of a residual branch. Values scattered around one, as in
+DCGAN (`N(1, 0.02)`), are no finding.
+
+## Limit and where it comes from
+
+A mean below half of the rms, over at least eight channels: independent values around one never come near it, and those
+around zero only exceed it by chance once in a hundred thousand for 64 channels.
+
+## References
+
+Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3: the gain starts at one. Goyal et al. 2017 (arXiv:1706.02677),
+section 5.1: or at zero at the end of a residual branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from initaudit.records import Severity
+from initaudit.rules.base import Limit, Observation, Rule
+from initaudit.rules.flow import Flow
+from initaudit.rules.laws import Laws, trained
+from initaudit.rules.paths import listing, owners
+from initaudit.rules.wording import figure
+
+_LIMIT = 0.5
+_CHANNELS = 8
+
+
+def check(flow: Flow) -> Iterator[Observation]:
+    """One observation for all such gains, at the first."""
+    drawn = [
+        p
+        for p in Laws(flow.trace).gains
+        if trained(p) and not p.constant and sum(p.shape) >= _CHANNELS and abs(p.mean) < _LIMIT * p.rms
+    ]
+    if drawn:
+        first, names = drawn[0], owners(flow.trace, drawn)
+        more = f" (also {listing(names[1:])})" if len(names) > 1 else ""
+        yield Observation(
+            fqn=names[0],
+            message=f"its gains are drawn around zero (mean {figure(first.mean)}, rms {figure(first.rms)}), which "
+            f"turns the sign of half of the channels and shrinks them all{more}",
+            observed=abs(first.mean) / first.rms,
+            affected=names[1:],
+            code=f'nn.init.ones_(m.get_parameter("{first.fqn}"))',
+        )
+
+
+RULE = Rule(
+    code="IA309",
+    name="drawn-norm-gains",
+    severity=Severity.WARNING,
+    limit=Limit(_LIMIT, "mean of the gains over their rms", "Ioffe & Szegedy 2015: gains start at one"),
+    check=check,
+)

@@ -1,0 +1,167 @@
+"""The laws a model draws its parameters from, read off the parameters themselves: a std for all, or a rule of the fan.
+
+Authors write one initializer and call it for every layer. What most parameters of a kind agree on is therefore the
+author's intention, and a parameter that agrees with none of it was written by something else.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from initaudit.records import Layer, Op, Parameter, Role, Trace
+from initaudit.rules.flow import accepted_gains
+from initaudit.rules.paths import behind, is_bias, multiplies
+
+AGREE = 0.1  # in ln rms: what draws from one law may differ by
+HABIT = 0.6  # share of a kind of parameters that makes what they agree on a habit
+_TORCH_DEFAULT = "kaiming_uniform(a=sqrt(5)"
+
+
+def block_of(fqn: str) -> str:
+    """The numbered part that a parameter belongs to (``h.3`` of ``h.3.mlp.weight``), else its module."""
+    numbered = re.match(r"(?:[^.]+\.)*?\d+(?=\.)", fqn)
+    return numbered[0] if numbered else fqn.rpartition(".")[0]
+
+
+def near(a: float, b: float) -> bool:
+    """Whether two root mean squares may come from one law."""
+    return a > 0 and b > 0 and abs(math.log(a / b)) < AGREE
+
+
+def trained(parameter: Parameter) -> bool:
+    """Whether there is a start to judge: written, finite and to be trained."""
+    return math.isfinite(parameter.rms) and not parameter.unwritten and parameter.requires_grad
+
+
+def is_torch_default(parameter: Parameter) -> bool:
+    """Whether the values look as ``reset_parameters`` of torch's own layers leaves them."""
+    return parameter.init.startswith(_TORCH_DEFAULT)
+
+
+@dataclass(frozen=True)
+class Laws:
+    """What the parameters of one trace agree on."""
+
+    trace: Trace
+
+    @cached_property
+    def layers(self) -> dict[str, Layer]:
+        """The layers that multiply by a matrix or a kernel, by the name of their weight."""
+        return {layer.weight.fqn: layer for layer in self.trace.layers if multiplies(self.trace, layer)}
+
+    @cached_property
+    def gains(self) -> list[Parameter]:
+        """The gains of normalizations: what a normalization multiplies by, itself or, written by hand, right after."""
+        ops = self.trace.ops
+        names: set[str] = set()
+        for op in ops:
+            if op.role is Role.NORM:
+                names.update(op.parameters)
+            if op.role is Role.NORM or (op.name.startswith("mul") and any(_is_normalized(ops, i) for i in op.inputs)):
+                names.update(*(behind(self.trace, i) for i in op.inputs))
+        return [p for p in self.trace.parameters if p.fqn in names and len(p.shape) <= 1 and not is_bias(p)]
+
+    @cached_property
+    def embeddings(self) -> set[str]:
+        """The names of weights that are looked up, tied heads included."""
+        ops = self.trace.ops
+        return {v.weight.fqn for v in self.trace.layers for call in v.calls if ops[call.op].role is Role.EMBEDDING}
+
+    @cached_property
+    def biases(self) -> list[Parameter]:
+        return [layer.bias for layer in self.layers.values() if layer.bias is not None]
+
+    @cached_property
+    def _drawn(self) -> list[Parameter]:
+        """Everything that a scale can be shared with: matrices, kernels and embeddings."""
+        return [p for p in self.trace.parameters if len(p.shape) > 1 and p.rms > 0 and math.isfinite(p.rms)]
+
+    @cached_property
+    def habit(self) -> float | None:
+        """The rms that most weights of the model share, whatever their fans."""
+        rms, backers = _most_shared([p.rms for p in self._drawn])
+        return rms if len(self._drawn) >= 4 and backers >= HABIT * len(self._drawn) else None
+
+    @cached_property
+    def _scales_by_fan_in(self) -> bool:
+        """Whether the model's weights agree better on a std times the root of the fan-in than on a std."""
+        layers = [layer for layer in self.layers.values() if layer.weight.rms > 0]
+        by_std = _most_shared([layer.weight.rms for layer in layers])[1]
+        return _most_shared([_gain_of(layer) for layer in layers])[1] > by_std
+
+    def backers(self, parameter: Parameter, apart_from: Iterable[str] = ()) -> int:
+        """How many weights outside the blocks ``apart_from`` share its std, or gain, whichever the model keeps to."""
+        excluded = set(apart_from)
+        others = [p for p in self._drawn if p.fqn != parameter.fqn and block_of(p.fqn) not in excluded]
+        layer = self.layers.get(parameter.fqn)
+        if layer is None or not self._scales_by_fan_in:
+            return sum(near(parameter.rms, p.rms) for p in others)
+        return sum(near(_gain_of(layer), _gain_of(self.layers[p.fqn])) for p in others if p.fqn in self.layers)
+
+    def is_alone(self, layer: Layer) -> bool:
+        """Whether at most one other weight has its std, or its std in terms of the fan-in."""
+        by_std = sum(near(layer.weight.rms, p.rms) for p in self._drawn)
+        by_gain = sum(near(_gain_of(layer), _gain_of(other)) for other in self.layers.values())
+        return max(by_std, by_gain) <= 2  # itself is one
+
+    def is_usual(self, parameter: Parameter) -> bool:
+        """Whether the parameter is what nearly all of its kind in the model are."""
+        if len(parameter.shape) > 1:
+            return self.habit is not None and near(parameter.rms, self.habit)
+        usual = self.usual_gain if parameter in self.gains else self._usual_bias if parameter in self.biases else None
+        return usual is not None and parameter.constant and parameter.min == usual
+
+    def beyond(self, parameter: Parameter) -> float:
+        """By what factor a weight is outside of all that common rules give; 1 inside, and for the model's habit."""
+        layer = self.layers.get(parameter.fqn)
+        if layer is None or self.is_usual(parameter):
+            return 1.0
+        low, high = lawful_range(layer)
+        return max(1.0, low / parameter.rms, parameter.rms / high) if parameter.rms > 0 else math.inf
+
+    @cached_property
+    def usual_gain(self) -> float | None:
+        """The one value that most gains of normalizations have."""
+        return _shared(self.gains)
+
+    @cached_property
+    def _usual_bias(self) -> float | None:
+        return _shared(self.biases)
+
+
+def _gain_of(layer: Layer) -> float:
+    return layer.weight.rms * math.sqrt(layer.fan_in)
+
+
+def _most_shared(values: Sequence[float]) -> tuple[float, int]:
+    """The value that most of ``values`` are near to, and how many these are."""
+    return max(((value, sum(near(value, v) for v in values)) for value in values), key=lambda f: f[1], default=(0.0, 0))
+
+
+def _is_normalized(ops: Sequence[Op], i: int) -> bool:
+    """Whether op ``i`` shows the output of a normalization, in another dtype or shape perhaps."""
+    while ops[i].role is Role.VIEW and ops[i].inputs:
+        i = ops[i].inputs[0]
+    return ops[i].role is Role.NORM
+
+
+def _shared(parameters: Sequence[Parameter]) -> float | None:
+    """The constant that most of ``parameters`` are."""
+    values = [p.min if p.constant else None for p in parameters]
+    best = max(values, key=values.count, default=None)
+    return best if len(values) > 2 and best is not None and values.count(best) >= HABIT * len(values) else None
+
+
+def lawful_range(layer: Layer) -> tuple[float, float]:
+    """The smallest and the largest std that any common rule gives this layer, whatever the author's taste.
+
+    Glorot & Bengio 2010, He et al. 2015 with either fan, and torch's own default of ``1/sqrt(3 fan_in)``.
+    """
+    gains = [*accepted_gains(layer.nonlinearity), 1.0, 1 / math.sqrt(3)]
+    fans = [layer.fan_in, layer.fan_out, (layer.fan_in + layer.fan_out) / 2]
+    stds = [gain / math.sqrt(fan) for gain in gains for fan in fans if fan > 0]
+    return min(stds), max(stds)

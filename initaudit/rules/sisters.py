@@ -1,0 +1,148 @@
+"""Parameters of one role and shape in the repeated blocks of a model, and which of them are unlike the others."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from initaudit.records import Parameter
+from initaudit.rules.drift import SIGNIFICANT
+from initaudit.rules.flow import weight_deviation
+from initaudit.rules.laws import Laws, block_of, is_torch_default, near, trained
+
+FACTOR = 1.25
+_MIXED_FACTOR = 1.5  # where the equals have several shapes, and gains may differ with them
+_MAJORITY = 2 / 3
+
+
+@dataclass(frozen=True, slots=True)
+class Odd:
+    """A parameter unlike its equals, the rms that those have, and the words for them."""
+
+    parameter: Parameter
+    usual: float
+    equals: str
+
+
+def sisters(laws: Laws) -> list[list[Parameter]]:
+    """Parameters of one role in repeated blocks; but for weights also of one shape.
+
+    A bias is compared with those beside weights of one shape, whose fan-in its law follows.
+    """
+    groups: dict[tuple[str, tuple[int, ...], tuple[int, ...]], list[Parameter]] = {}
+    beside = {_module(p): p.shape for p in laws.trace.parameters if len(p.shape) > 1}
+    for parameter in laws.trace.parameters:
+        role = re.sub(r"(?<![^.])\d+(?![^.])", "*", parameter.fqn)
+        if "*" in role and trained(parameter):
+            # Blocks of several widths are sisters, but not any two layers of a plain Sequential.
+            mixed = parameter.fqn in laws.layers and not _is_plain(role)
+            shape = () if mixed else parameter.shape
+            groups.setdefault((role, shape, beside.get(_module(parameter), ()) if shape else ()), []).append(parameter)
+    # Numbers alone, as in a plain Sequential, are no sister blocks: there three must agree against the odd one.
+    return [members for (role, *_), members in groups.items() if len(members) > (3 if _is_plain(role) else 1)]
+
+
+def _is_plain(role: str) -> bool:
+    return role.startswith("*") and role.count(".") == 1
+
+
+def _module(parameter: Parameter) -> str:
+    return parameter.fqn.rpartition(".")[0].split(".parametrizations.")[0]
+
+
+def odd_ones(laws: Laws, groups: Sequence[Sequence[Parameter]]) -> Iterator[Odd]:
+    """The parameters of each group that are unlike the rest of it."""
+    pairs: list[tuple[Parameter, Parameter]] = []
+    for members in groups:
+        if len(members) == 2:
+            pairs += _odd_of_two(members, laws)
+            continue
+        found = _odd_of_many(members, laws)
+        if found and not all(_fits(p, laws) for p in members):
+            yield from (Odd(p, usual, f"its {len(members) - 1} equals in the sister blocks have") for p, usual in found)
+    for odd, right in _agreed(pairs):
+        if not (_fits(odd, laws) and _fits(right, laws)):
+            yield Odd(odd, right.rms, "its equal in the sister block has")
+
+
+def _agreed(pairs: Sequence[tuple[Parameter, Parameter]]) -> Iterator[tuple[Parameter, Parameter]]:
+    """Pairs of (odd, right), turned round where most pairs of the same two blocks find the other block odd."""
+    blocks = [(block_of(odd.fqn), block_of(right.fqn)) for odd, right in pairs]
+    for (odd, right), (one, other) in zip(pairs, blocks, strict=True):
+        turned = blocks.count((other, one)) > blocks.count((one, other))
+        yield (right, odd) if turned else (odd, right)
+
+
+def _odd_of_many(members: Sequence[Parameter], laws: Laws) -> list[tuple[Parameter, float]]:
+    """Those unlike the others, and the rms that they should have, in the terms in which two thirds of them agree.
+
+    Sisters of several widths may share one std, or one std times the root of the fan-in or of the fan-out.
+    """
+    best: list[tuple[Parameter, float]] = []
+    most = max(2.0, _MAJORITY * len(members) - 1e-9)
+    mixed = len({p.shape for p in members}) > 1
+    for scales in _terms(members, laws) if mixed else [[1.0] * len(members)]:
+        values = [p.rms * scale for p, scale in zip(members, scales, strict=True)]
+        above = [v for v in values if v > 0]
+        usual = 0.0 if len(above) < len(members) / 2 else median(above)
+        agreeing = sum(v == usual or near(v, usual) for v in values)
+        if agreeing >= most:
+            most = agreeing + 1
+            best = [(p, usual / scale) for p, scale in zip(members, scales, strict=True)]
+    return [(p, rms) for p, rms in best if _apart(p, rms, _MIXED_FACTOR if mixed else FACTOR)]
+
+
+def _terms(members: Sequence[Parameter], laws: Laws) -> Iterator[list[float]]:
+    """What the std is multiplied with in each kind of law: 1, and the roots of the fans, effective or torch's own."""
+    layers = [laws.layers[p.fqn] for p in members]
+    yield [1.0] * len(members)
+    yield [layer.fan_in**0.5 for layer in layers]
+    yield [layer.fan_out**0.5 for layer in layers]
+    yield [((layer.torch_fan_in or layer.fan_in) + (layer.torch_fan_out or layer.fan_out)) ** 0.5 for layer in layers]
+    yield [(layer.torch_fan_in or layer.fan_in) ** 0.5 for layer in layers]
+    yield [(layer.torch_fan_out or layer.fan_out) ** 0.5 for layer in layers]
+
+
+def _odd_of_two(members: Sequence[Parameter], laws: Laws) -> list[tuple[Parameter, Parameter]]:
+    """The odd one and the right one of two that differ.
+
+    Right is the one that is as the rest of the model is, or keeps to a rule. Against a leftover of torch's default the
+    other is right, if it is no accident.
+    """
+    first, second = members
+    if first.shape != second.shape or not _apart(first, second.rms):
+        return []
+    blocks = {block_of(p.fqn) for p in members}
+    signs: tuple[Callable[[Parameter], float], ...] = (
+        laws.is_usual,
+        lambda p: len(p.shape) > 1 and not is_torch_default(p) and (laws.backers(p, blocks) > 0 or laws.beyond(p) == 1),
+        lambda p: laws.backers(p, blocks) if len(p.shape) > 1 else 0,
+        lambda p: -laws.beyond(p),
+    )
+    for sign in signs:
+        one, other = sign(first), sign(second)
+        if one != other:
+            return [(second, first) if one > other else (first, second)]
+    return []
+
+
+def _apart(parameter: Parameter, usual: float, factor: float = FACTOR) -> bool:
+    if parameter.rms == 0 or usual == 0:
+        return parameter.rms != usual
+    # At least that of normal values: the kurtosis of a handful of them says nothing.
+    error = 0.0 if parameter.constant else max(parameter.std_uncertainty, 1 / math.sqrt(2 * math.prod(parameter.shape)))
+    error *= 6 * math.sqrt(2)
+    return abs(math.log(parameter.rms / usual)) > max(math.log(factor), error)
+
+
+def _fits(parameter: Parameter, laws: Laws) -> bool:
+    """Whether a weight fits the variance rule; where the odd ones do as well, they differ in gain, as a first layer."""
+    layer = laws.layers.get(parameter.fqn)
+    return (
+        layer is not None
+        and layer.weight.rms > 0
+        and abs(weight_deviation(layer, (None, layer.nonlinearity))) < SIGNIFICANT
+    )

@@ -1,0 +1,52 @@
+"""Gains of normalizations that a linear layer's initializer wrote."""
+
+import pytest
+import torch
+from torch import nn
+
+import initaudit
+from initaudit.records import Finding
+
+
+class RMSNorm(nn.Module):
+    """Written by hand, as many models have it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.weight * (x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6))
+
+
+def drawn(model: nn.Module) -> list[Finding]:
+    return [f for f in initaudit.audit(model, torch.randn(32, 64)).findings if f.code == "IA309"]
+
+
+def net(norm: type[nn.Module]) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(64, 64), norm(64), nn.ReLU(), nn.Linear(64, 64), norm(64), nn.ReLU(), nn.Linear(64, 8)
+    )
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.LayerNorm, RMSNorm])
+def test_gains_around_zero_are_one_warning_with_a_cure_that_runs(norm: type[nn.Module]) -> None:
+    model = net(norm)
+    assert not drawn(model)
+    nn.init.normal_(model[1].weight, std=0.02)
+    nn.init.normal_(model[4].weight, std=0.02)
+    (finding,) = drawn(model)
+    assert (finding.fqn, finding.affected[0], finding.severity.value) == ("1", "4", "warning")
+    assert "also 4" in finding.message
+    assert finding.advice is not None
+    exec(finding.advice.code, {"nn": nn, "m": model})
+    assert bool((model[1].weight == 1).all())
+    assert [f.fqn for f in drawn(model)] == ["4"]
+
+
+def test_gains_around_one_and_constant_gains_are_none() -> None:
+    model = net(nn.BatchNorm1d)
+    nn.init.normal_(model[1].weight, mean=1.0, std=0.02)
+    nn.init.constant_(model[4].weight, 0.1)
+    assert not drawn(model)
