@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from initaudit.theory.elementwise import gain as gain
     from initaudit.theory.fans import fan_in_and_fan_out as fan_in_and_fan_out
 
-    __version__: str
+__version__ = "0.1.0"
 
 _HOMES = {
     "audit": "initaudit.engine",
@@ -42,24 +42,12 @@ __all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        value: Any = _version()
-    elif name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-    else:
+    if name not in _HOMES:
         raise AttributeError(f"module 'initaudit' has no attribute {name!r}")
+    value: Any = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("initaudit")
-    except PackageNotFoundError:  # run from a checkout that was never installed
-        return "0+unknown"

@@ -1,8 +1,13 @@
-"""The words that an option or a setting may hold. Here and not beside their use, so that the help page waits for none."""
+"""The words that an option or a setting may hold.
+
+Here and not beside their use, so that the help page waits for no other room.
+"""
 
 from __future__ import annotations
 
 import re
+
+from initaudit.errors import UsageError
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")  # a model can be cast to, by torch's names
 FORMATS = ("table", "json")
@@ -10,3 +15,9 @@ DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 DEVICE_EXPECTED = "auto, cpu, cuda, cuda:N or mps"
 NEVER = "never"
 FAIL_ON = ("error", "warning", "note", NEVER)  # the severities, worst first
+
+
+def check_fail_on(word: str) -> None:
+    """Raise :class:`UsageError` for what is none of :data:`FAIL_ON`."""
+    if word not in FAIL_ON:
+        raise UsageError(f"fail_on is {word!r}, expected one of {', '.join(FAIL_ON)}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from initaudit.choices import check_fail_on
 from initaudit.errors import InitauditError, UsageError
 
 if TYPE_CHECKING:
@@ -39,10 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", 'initaudit(fail_on="error", ignore=[...]): options of the initaudit fixture in this test'
     )
-    from initaudit.report.outcome import failing
-
     try:
-        failing((), config.getini("initaudit_fail_on"))
+        check_fail_on(config.getini("initaudit_fail_on"))
     except UsageError as error:
         raise pytest.UsageError(f"initaudit_{error}") from error
 

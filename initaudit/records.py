@@ -440,6 +440,41 @@ class Report:
 
 
 @dataclass(frozen=True, slots=True)
+class Vitals:
+    """What one draw of a model comes to: the figures that a cure is judged by.
+
+    ``smallest`` and ``largest`` are the extremes of the pre-activations' rms over the layers; ``gradient_ratio`` is the
+    gradient's rms at the first layer over that at the last, ``None`` where there is no gradient.
+    """
+
+    seed: int
+    smallest: float | None
+    largest: float | None
+    gradient_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cure:
+    """What was tried on one model and what a second audit says of it.
+
+    ``before`` and ``after`` are audits over the same draws; ``after`` is ``None`` where nothing had to be done, or
+    nothing helped. ``code`` defines ``init_weights(model)``, the very code that the second audit ran. ``changed`` are
+    the parameters that it sets, of ``parameters`` in all. ``measured`` says that some of its figures were measured on
+    the sample input. ``remarks`` say why something stays open, and what would help.
+    """
+
+    before: Report
+    after: Report | None = None
+    code: str = ""
+    changed: tuple[str, ...] = ()
+    parameters: int = 0
+    measured: bool = False
+    vitals_before: tuple[Vitals, ...] = ()
+    vitals_after: tuple[Vitals, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Session:
     """A whole run of the command: every report, in the order audited."""
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any
 
 from initaudit.codec import decode
 from initaudit.errors import AuditError, UsageError
-from initaudit.records import Trace
+from initaudit.records import Cure, Trace
 
 STAGE_OF = {"building": "load", "finding inputs": "input", "forward": "forward", "backward": "backward"}
 POLL_SECONDS = 0.2  # how soon a dead worker is noticed when its own children keep the pipe open
@@ -32,8 +32,6 @@ STOP_SECONDS = 5.0  # how long the user's exit handlers may take
 
 # Not `python -m`: that would put the current directory before the standard library. And the worker runs this very
 # initaudit, wherever it was imported from, without leaving its folder on the path of the user's code.
-# Threads that spin while they wait cost an audit, which is many small operations, twice its time on a busy machine.
-_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 BOOT = """
 import sys
 sys.path[:] = [{root!r}, *filter(None, sys.path)]
@@ -80,13 +78,25 @@ class Runner:
         target: one TARGET of the command line.
         options: how to run each model.
         timeout: seconds that one draw of a model, or loading the target, may take.
+        workers: how many runners are at work at once, to share the processor with.
+        worker: the first worker, where it has been started already.
     """
 
-    def __init__(self, target: str, options: ProbeOptions | None = None, *, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        target: str,
+        options: ProbeOptions | None = None,
+        *,
+        timeout: float | None = None,
+        workers: int = 1,
+        worker: Worker | None = None,
+    ) -> None:
         self.target = target
         self._options = asdict(options or ProbeOptions())
         self._timeout = timeout
-        self._worker: _Worker | None = None
+        self._workers = workers
+        self._worker = worker
+        self._collected = False
         self._printed = ""
 
     def __enter__(self) -> Runner:
@@ -103,6 +113,7 @@ class Runner:
             AuditError: it could not be loaded. UsageError: it names nothing. InternalError: a defect of initaudit.
         """
         reply = self._ask({"do": "collect", "target": self.target}, lambda stage: None)
+        self._collected = True
         return Collection(tuple(reply["ids"]), reply["empty"], frozenset(reply["instances"]))
 
     def probe(
@@ -121,14 +132,38 @@ class Runner:
             AuditError: the model could not be run, took too long or ended the process.
             UsageError: an option makes no sense for it. InternalError: a defect of initaudit.
         """
-        if self._worker is None:
+        self._load(model)
+        options = self._options | {"compare": compare} | ({} if seed is None else {"seed": seed})
+        reply = self._ask({"do": "probe", "id": model, "options": options}, on_stage)
+        return decode(Trace, reply["trace"])
+
+    def cure(
+        self,
+        model: str,
+        on_stage: Callable[[str], None] = lambda stage: None,
+        *,
+        draws: int,
+        select: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+    ) -> Cure:
+        """What mends the initialization of one collected model, tried on ``draws`` seeds; raises what :meth:`probe` does."""
+        self._load(model)
+        options = self._options | {"draws": draws, "select": list(select), "ignore": list(ignore)}
+        reply = self._ask({"do": "cure", "id": model, "options": options}, on_stage)
+        return decode(Cure, reply["cure"])
+
+    def _load(self, model: str) -> None:
+        """Collect where that was not done yet, or the worker that did it has ended."""
+        if not self._collected:
             found = self.collect()
             self.printed()  # shown when it was loaded first
             if model not in found.ids:
                 raise AuditError("load", f"{self.target} held {model} when loaded first, but not when loaded anew")
-        options = self._options | {"compare": compare} | ({} if seed is None else {"seed": seed})
-        reply = self._ask({"do": "probe", "id": model, "options": options}, on_stage)
-        return decode(Trace, reply["trace"])
+
+    def kill(self) -> None:
+        """End the worker from another thread: what waits for it raises AuditError."""
+        if worker := self._worker:
+            worker.kill()
 
     def printed(self) -> str:
         """What the user's code has printed since this was last called."""
@@ -137,11 +172,11 @@ class Runner:
 
     def _ask(self, request: dict[str, Any], on_stage: Callable[[str], None]) -> dict[str, Any]:
         stage = "load"
-        fresh = self._worker is None
-        worker = self._worker = self._worker or _Worker()
+        worker = self._worker = self._worker or Worker(self._workers)
         try:
-            if fresh:
+            if not worker.ready:
                 self._check(worker.receive(None), stage)
+                worker.ready = True
             deadline = None if self._timeout is None else time.monotonic() + self._timeout
             worker.send(request)
             while (reply := worker.receive(deadline)).keys() == {"stage"}:
@@ -171,12 +206,19 @@ class Runner:
         assert self._worker is not None
         self._printed += self._worker.close(gently=gently)
         self._worker = None
+        self._collected = False
 
 
-class _Worker:
-    """The process, its pipe and the file that holds what it printed."""
+class Worker:
+    """The process, its pipe and the file that holds what it printed. Leaving its context ends it, if nothing else has.
 
-    def __init__(self) -> None:
+    ``workers`` that run at once share the cores, unless the user has set the number of threads. The first reply says
+    that the process is ``ready``.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self.ready = False
+        self._closed = False
         self._folder = TemporaryDirectory(prefix="initaudit-", ignore_cleanup_errors=True)
         path = Path(self._folder.name) / "printed"
         with path.open("ab") as sink:
@@ -185,7 +227,7 @@ class _Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=sink,
-                env=_ENVIRONMENT | os.environ,
+                env=_environment(workers),
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the worker and its children
             )
         assert self._process.stdin is not None
@@ -201,6 +243,13 @@ class _Worker:
             if line.startswith(b"{"):  # else printed at start-up, before the worker's own code ran
                 self._replies.put(json.loads(line))
         self._replies.put(None)
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self._closed:
+            self.close(gently=False)
 
     def send(self, message: dict[str, Any]) -> None:
         """Write a request. Raises EOFError when the process has ended."""
@@ -255,7 +304,8 @@ class _Worker:
             except (EOFError, subprocess.TimeoutExpired):
                 gently = False
         if not gently:
-            self._kill()
+            self.kill()
+        self._closed = True
         self._process.wait()
         with suppress(OSError):  # a request that the process did not live to read
             self._requests.close()
@@ -265,9 +315,24 @@ class _Worker:
         with self._output, self._folder:
             return self.printed()
 
-    def _kill(self) -> None:
+    def kill(self) -> None:
+        """End the process and its children now. May be called from another thread than the one that waits for it."""
+        if self._process.returncode is not None:  # its number may be another's by now
+            return
         if sys.platform == "win32":
             self._process.kill()
             return
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def _environment(workers: int) -> dict[str, str]:
+    """That of a worker; what the user has set stays.
+
+    Threads that spin while they wait cost an audit, which is many small operations, twice its time on a busy machine.
+    """
+    own = {"OMP_WAIT_POLICY": "PASSIVE"}
+    if workers > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        own["OMP_NUM_THREADS"] = str(max(cores // workers, 1))
+    return own | os.environ

@@ -83,6 +83,7 @@ class Settings:
     fail_on: str = _key(_choice(*FAIL_ON), "error")
     exitfirst: bool = _key(FLAG, False)
     timeout: float | None = _key(SECONDS)
+    workers: int = _key(COUNT, 1)
 
 
 def load(config: str | None = None, start: Path | None = None) -> Settings:

@@ -4,15 +4,16 @@ Requests come in and replies go out as lines of JSON on what were standard input
 Before anything else runs, both are moved to private descriptors: from then on standard output is standard error, so
 nothing that the audited code prints, from Python, from C or at exit, can get between the replies.
 
-Requests: ``{"do": "collect", "target": ...}``, ``{"do": "probe", "id": ..., "options": {...}}``, ``{"do": "stop"}``.
-Replies: first ``{"torch": version}``; then to each request any number of ``{"stage": ...}`` and one of
-``{"ids": [...], "instances": [...], "empty": ...}``, ``{"trace": ...}``, ``{"failed": message, "stage": ...}``,
-``{"usage": message}``, ``{"internal": traceback}``.
+Requests: ``{"do": "collect", "target": ...}``, ``{"do": "probe", "id": ..., "options": {...}}``, the same with
+``"cure"``, ``{"do": "stop"}``. Replies: first ``{"torch": version}``; then to each request any number of
+``{"stage": ...}`` and one of ``{"ids": [...], "instances": [...], "empty": ...}``, ``{"trace": ...}``,
+``{"cure": ...}``, ``{"failed": message, "stage": ...}``, ``{"usage": message}``, ``{"internal": traceback}``.
 """
 
 from __future__ import annotations
 
 import faulthandler
+import gc
 import io
 import json
 import os
@@ -56,7 +57,8 @@ def answer(request: Message, found: Found, send: Callable[[Message], None]) -> M
     """The reply to a request; ``found`` keeps what was collected, ``send`` tells of the steps on the way."""
     if request["do"] == "collect":
         return _answer(lambda: _collect(request["target"], found))
-    return _answer(lambda: _probe(found[request["id"]], request["options"], send))
+    work = {"probe": _probe, "cure": _cure}[request["do"]]
+    return _answer(lambda: work(found[request["id"]], request["options"], send))
 
 
 def _private_channel() -> tuple[BinaryIO, BinaryIO]:
@@ -103,6 +105,7 @@ def _exit_message(error: SystemExit) -> str:
 
 def _load_torch() -> Message:
     """Import what takes seconds before the clock of the first request runs."""
+    gc.disable()  # nothing that is imported becomes garbage, and to look for some takes a tenth of the time
     try:
         import torch
     except Exception as error:
@@ -110,6 +113,8 @@ def _load_torch() -> Message:
     import initaudit.engine
     import initaudit.target.load  # noqa: F401
 
+    gc.freeze()
+    gc.enable()
     return {"torch": torch.__version__}
 
 
@@ -130,3 +135,9 @@ def _probe(target: Target, options: Message, send: Callable[[Message], None]) ->
 
     trace = probe_target(target, **options, progress=lambda stage: send({"stage": stage}))
     return {"trace": encode(trace)}
+
+
+def _cure(target: Target, options: Message, send: Callable[[Message], None]) -> Message:
+    from initaudit.curing import cure_target
+
+    return {"cure": encode(cure_target(target, **options, progress=lambda stage: send({"stage": stage})))}

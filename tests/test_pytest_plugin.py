@@ -294,6 +294,8 @@ def test_a_run_that_audits_nothing_imports_no_torch(pytester: pytest.Pytester) -
             assert request.config.pluginmanager.has_plugin("initaudit.pytest_plugin")
             assert "torch" not in sys.modules
             assert "rich.console" not in sys.modules
+            # As large as all the rest of the command's start: what an audit needs comes with the first audit.
+            assert "initaudit.records" not in sys.modules
         """
     )
     pytester.runpytest_subprocess(*PLUGIN).assert_outcomes(passed=1)

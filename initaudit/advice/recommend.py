@@ -23,7 +23,7 @@ BALANCED = 1.5  # largest ratio of fans at which Glorot's mean of both is close 
 
 
 @dataclass(frozen=True, slots=True)
-class _Call:
+class Call:
     """One ``nn.init`` call: its name, its arguments after the tensor, and the std of what it draws."""
 
     scheme: str
@@ -42,14 +42,14 @@ def advise(layer: Layer, *, gain: float | None = None) -> Advice:
     off the shape than the layer has, or has no name for the gain. The law (normal, uniform, orthogonal) stays that
     of the weight as it was found, but for torch's uniform default, which nobody chose: normal takes its place.
     """
-    if _is_embedding(layer):
+    if is_embedding(layer):
         return _embedding(layer, 1.0 if gain is None else gain)
     activation = layer.nonlinearity
     if gain is None:
         gain = activation.gain if activation else 1.0
     if not layer.fan_in > 0:
         return Advice("zeros_", None, 0.0, f"nn.init.zeros_({layer.weight_access})", "The layer has no inputs.")
-    call = _call(layer, activation, gain)
+    call = call_for(layer, activation, gain)
     arguments = ", ".join(filter(None, (layer.weight_access, call.arguments)))
     return Advice(
         scheme=call.scheme,
@@ -60,35 +60,43 @@ def advise(layer: Layer, *, gain: float | None = None) -> Advice:
     )
 
 
-def _call(layer: Layer, activation: Activation | None, gain: float) -> _Call:
+def call_for(layer: Layer, activation: Activation | None, gain: float, law: str | None = None) -> Call:
+    """The ``nn.init`` call that gives the layer's weight ``gain``, with the name that torch has for it.
+
+    ``law`` is ``"normal"``, ``"uniform"`` or ``"orthogonal"``; by default the one the author chose.
+    """
     std = std_for(gain, layer.fan_in)
-    law = _chosen_law(layer)
-    if layer.weight.init.startswith("orthogonal") and layer.repeats == 1 and len(layer.weight.shape) >= 2:
+    law = law or chosen_law(layer)
+    if law == "orthogonal" and layer.repeats == 1 and len(layer.weight.shape) >= 2:
         # orthogonal_ gives Var[W] = gain^2 / max(rows, columns), which is fan_in only where a layer does not widen.
         rows, columns = layer.weight.shape[0], math.prod(layer.weight.shape[1:])
         factor = std * math.sqrt(max(rows, columns))
-        return _Call("orthogonal_", "" if math.isclose(factor, 1.0, rel_tol=1e-3) else f"gain={factor:.4g}", std)
-    if _torch_reads_fan_in(layer):
+        return Call("orthogonal_", "" if math.isclose(factor, 1.0, rel_tol=1e-3) else f"gain={factor:.4g}", std)
+    if law == "orthogonal":
+        law = "normal"
+    if torch_reads_fan_in(layer):
         if name := _torch_name(gain, activation):
-            return _Call(f"kaiming_{law}_", name, std)
+            return Call(f"kaiming_{law}_", name, std)
         if activation and activation.saturating and _torch_reads_fan_out(layer) and _balanced(layer):
             glorot = xavier_std(gain, layer.fan_in, layer.fan_out)
-            return _Call(f"xavier_{law}_", f"gain={gain:.4g}", glorot)
+            return Call(f"xavier_{law}_", f"gain={gain:.4g}", glorot)
     return _plain(law, std)
 
 
-def _chosen_law(layer: Layer) -> str:
-    """The law the author chose; torch's default is nobody's choice."""
+def chosen_law(layer: Layer) -> str:
+    """The law the author chose: ``"normal"``, ``"uniform"`` or ``"orthogonal"``; torch's default is nobody's choice."""
     init = layer.weight.init
+    if init.startswith("orthogonal"):
+        return "orthogonal"
     default = init.startswith("kaiming_uniform(a=sqrt(5)") or init == "torch recurrent default"
     return "uniform" if "uniform" in init and not default else "normal"
 
 
-def _plain(law: str, std: float) -> _Call:
+def _plain(law: str, std: float) -> Call:
     if law == "uniform":
         bound = math.sqrt(3) * std
-        return _Call("uniform_", f"-{bound:.4g}, {bound:.4g}", std)
-    return _Call("normal_", f"std={std:.4g}", std)
+        return Call("uniform_", f"-{bound:.4g}, {bound:.4g}", std)
+    return Call("normal_", f"std={std:.4g}", std)
 
 
 def _torch_name(gain: float, activation: Activation | None) -> str | None:
@@ -107,7 +115,8 @@ def _torch_name(gain: float, activation: Activation | None) -> str | None:
     return None
 
 
-def _torch_reads_fan_in(layer: Layer) -> bool:
+def torch_reads_fan_in(layer: Layer) -> bool:
+    """Whether ``torch.nn.init`` reads the layer's fan_in off the weight's shape, as ``weight[0].numel()``."""
     return layer.torch_fan_in is not None and math.isclose(layer.torch_fan_in, layer.fan_in, rel_tol=1e-6)
 
 
@@ -119,7 +128,8 @@ def _balanced(layer: Layer) -> bool:
     return 1 / BALANCED <= layer.fan_in / layer.fan_out <= BALANCED
 
 
-def _is_embedding(layer: Layer) -> bool:
+def is_embedding(layer: Layer) -> bool:
+    """Whether the layer copies rows of its weight."""
     return "embedding" in layer.kind.casefold()
 
 
@@ -133,12 +143,12 @@ def _embedding(layer: Layer, gain: float) -> Advice:
     else:
         std = gain
         rule = "a row is copied, not summed, so Var[z] = Var[w]: the fan of the shape plays no part"
-    call = _plain(_chosen_law(layer), std)
+    call = _plain(chosen_law(layer), std)
     why = f"In an embedding {rule}; the std found is {_figure(layer.weight.std)}, {_figure(std)} is right."
     return Advice(call.scheme, gain, std, f"nn.init.{call.scheme}({layer.weight_access}, {call.arguments})", why)
 
 
-def _why(layer: Layer, activation: Activation | None, gain: float, call: _Call) -> str:
+def _why(layer: Layer, activation: Activation | None, gain: float, call: Call) -> str:
     follows = activation.name if activation else "no activation"
     fan_in = _figure(layer.fan_in)
     why = (
@@ -148,7 +158,7 @@ def _why(layer: Layer, activation: Activation | None, gain: float, call: _Call) 
     if call.scheme.startswith("xavier"):
         why += f", and with fan_out {_figure(layer.fan_out)} for the gradient as well, {_figure(call.std)}"
     why += f"; found {_figure(layer.weight.std)}"
-    if layer.torch_fan_in is not None and not _torch_reads_fan_in(layer):
+    if layer.torch_fan_in is not None and not torch_reads_fan_in(layer):
         why += f" (torch.nn.init would read fan_in {layer.torch_fan_in} off the shape, hence the plain std)"
     elif activation and activation.saturating and layer.torch_fan_out and not _torch_reads_fan_out(layer):
         why += f" (torch.nn.init would read fan_out {layer.torch_fan_out} off the shape, hence the plain std)"

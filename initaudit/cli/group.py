@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
@@ -67,6 +66,8 @@ class DefaultGroup(click.Group):
             _complain(str(error))
             code = Exit.USAGE
         except Exception:
+            import traceback  # not above: the help waits for each import
+
             report_defect(traceback.format_exc())
             code = Exit.INTERNAL
         sys.exit(int(code or 0))

@@ -30,6 +30,7 @@ EXAMPLES = [
 ]
 
 COMMANDS = [
+    ("fix TARGET...", "an initialization that mends what is found, as code, with before and after"),
     ("rule [CODE]", "the rules, or one rule's page"),
     ("gain [ACTIVATION]", "the gain that an activation needs, or the table of all"),
 ]
@@ -97,6 +98,14 @@ OPTIONS = [
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
         help="Time limit for each draw of a model; default: none.",
+    ),
+    _option(
+        RUN,
+        "-n",
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="K",
+        help="Audit K models at a time, each in a process of its own, which share the cores; default 1.",
     ),
     _option(JUDGE, "--select", multiple=True, metavar="CODES", help="Only these rules: code, prefix (IA1) or name."),
     _option(JUDGE, "--ignore", multiple=True, metavar="CODES", help="All rules but these."),

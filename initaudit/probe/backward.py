@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from initaudit.probe.statistics import norm_and_check
 
 _BLOCK = 1_000_003  # a prime: the tiled noise never falls into step with a tensor's dimensions
 
@@ -77,12 +80,14 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 @contextmanager
-def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Yields a dict that the backward pass fills with ``(mean square, number of non-finite)`` by parameter name.
+def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[float, int]]]:
+    """Yields a dict that holds ``(rms, number of non-finite)`` by parameter name once the context is left.
 
-    Each gradient is reduced and freed when it is complete, so the gradients never exist side by side.
+    Each gradient is reduced and freed when it is complete, so the gradients never exist side by side. What is left of
+    them comes to the host in one transfer per device; of values that are not finite only that there are some.
     """
-    reduced: dict[str, tuple[Tensor, Tensor]] = {}
+    reduced: dict[str, tuple[float, int]] = {}
+    seen: dict[torch.device, list[tuple[str, int, Tensor]]] = {}
     handles = []
 
     def reducer(name: str) -> Any:
@@ -91,17 +96,9 @@ def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Te
             if grad is None:
                 return
             values = (grad.coalesce().values() if grad.is_sparse else grad).detach()
-            scale = values.numel() / max(1, parameter.numel())
             values = values.abs() if values.is_complex() else values
-            norm = torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32))
-            mean_square = (
-                (norm.double() ** 2 if norm.device.type != "mps" else norm**2) / max(1, values.numel()) * scale
-            )
-            bad = (~torch.isfinite(values.sum())).sum()  # where the norm of finite values may already overflow
-            previous = reduced.get(name)
-            if previous is not None:
-                mean_square, bad = mean_square + previous[0], bad + previous[1]
-            reduced[name] = (mean_square, bad)
+            pair = torch.stack(norm_and_check(values))
+            seen.setdefault(pair.device, []).append((name, max(1, parameter.numel()), pair))
             parameter.grad = None
 
         return hook
@@ -115,3 +112,8 @@ def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[Tensor, Te
     finally:
         for handle in handles:
             handle.remove()
+    for found in seen.values():
+        pairs = torch.stack([pair for _, _, pair in found]).tolist()
+        for (name, count, _), (norm, check) in zip(found, pairs, strict=True):
+            rms, bad = reduced.get(name, (0.0, 0))
+            reduced[name] = math.hypot(rms, norm / math.sqrt(count)), bad + (not math.isfinite(check))

@@ -12,7 +12,7 @@ from initaudit.probe import ops
 from initaudit.probe.activations import ActivationFinder, Followed
 from initaudit.probe.statistics import Measurement, Statistics
 from initaudit.probe.tape import Node, WeightRef
-from initaudit.probe.weights import parameter_record
+from initaudit.probe.weights import look, parameter_record
 from initaudit.records import Layer, LayerCall, Op, Parameter, Role
 from initaudit.theory.fans import fan_in_and_fan_out, torch_fans
 
@@ -41,6 +41,8 @@ class RecordBuilder:
         for name, parameter in model.named_parameters(remove_duplicate=False):
             self._aliases.setdefault(first.setdefault(id(parameter), name), []).append(name)
             self._tensors[name] = parameter
+        self._seen = dict(zip(self._aliases, look([self._tensors[name] for name in self._aliases]), strict=True))
+        self._by_owner = {name: {_owner(n): n for n in reversed(names)} for name, names in self._aliases.items()}
         self._consumers: list[list[int]] = [[] for _ in nodes]
         for node in nodes:
             for i in node.inputs:
@@ -69,8 +71,7 @@ class RecordBuilder:
 
     def _name_in_scope(self, name: str, scope: str) -> str:
         """Of the names of a tied parameter, the one in the module that is running."""
-        names = self._aliases.get(name, [name])
-        return next((n for n in names if _owner(n) == scope), name)
+        return self._by_owner.get(name, {}).get(scope, name)
 
     def _layer(self, fqn: str, uses: list[tuple[Node, WeightRef]]) -> Layer:
         node, ref = uses[0]
@@ -196,6 +197,7 @@ class RecordBuilder:
             repeats=repeats,
             aliases=tuple(n for n in names if n != name),
             requires_grad=tensor.requires_grad,
+            seen=self._seen.get(name),
         )
         if not self._unwritten.isdisjoint(names):
             record = replace(record, unwritten=True, init="never written")

@@ -72,15 +72,17 @@ def looks_like(
     torch_fans: tuple[int, int] | None,
     repeats: int = 1,
     identical_rows: bool = False,
+    orthogonal: bool = True,
 ) -> str:
     """Name the initializer that ``tensor`` (any shape, floating point, strided) looks drawn from.
 
     ``fans`` are the effective ``(fan_in, fan_out)``, ``torch_fans`` those that ``torch.nn.init`` reads off the
-    shape; a scheme is tried with both. ``repeats`` is the number of row blocks that share one fan.
+    shape; a scheme is tried with both. ``repeats`` is the number of row blocks that share one fan. ``orthogonal`` is
+    false where the matrix is known not to be.
     """
     if moments.constant:
         return {0.0: "zeros", 1.0: "ones"}.get(moments.min, f"constant({moments.min:.4g})")
-    structure = _structure(tensor, moments, repeats)
+    structure = _structure(tensor, moments, repeats, orthogonal)
     if structure:
         return structure
     shape = tuple(tensor.shape)
@@ -218,11 +220,13 @@ def _add(name: str, word: str) -> str:
 # --- structure ---------------------------------------------------------------------------------------------
 
 
-def _structure(tensor: Tensor, moments: Moments, repeats: int) -> str | None:
+def _structure(tensor: Tensor, moments: Moments, repeats: int, orthogonal: bool) -> str | None:
     if tensor.dim() < 2 or moments.nonfinite:
         return None
     if moments.min == 0.0 and moments.max == 1.0 and moments.zero_fraction >= 0.5 and (unit := _unit_entries(tensor)):
         return unit
+    if repeats == 1 and not orthogonal:
+        return None
     matrix = tensor.detach().reshape(tensor.shape[0], -1)
     if repeats > 1 and matrix.shape[0] % repeats == 0:
         gains = [_orthogonal_gain(block) for block in matrix.chunk(repeats)]
@@ -245,21 +249,31 @@ def _orthogonal_gain(matrix: Tensor) -> float | None:
 
     Sixteen of them are looked at first: that already refuses every weight drawn independently, at no cost.
     """
-    short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    size = short.shape[0]
+    size = min(matrix.shape)
     if size < 2:
         return None
-    tolerance = 4 * max(torch.finfo(matrix.dtype).eps, torch.finfo(torch.float32).eps) ** 0.75
-    for count in (min(size, 16), size if size <= 2048 else 16):
-        rows = short[:: max(1, size // count)][:count].float()
-        gram = rows @ rows.T
-        norms = gram.diagonal().clone()
-        gain2 = float(norms.mean())
-        if gain2 == 0.0 or float((norms / gain2 - 1).abs().max()) > tolerance:
+    for count in (16, size if size <= 2048 else 16):
+        gram = gram_of_few(matrix, count)
+        if not bool(orthogonal_so_far(gram[None], matrix.dtype)):
             return None
-        if float((gram / gain2).fill_diagonal_(0.0).abs().max()) > tolerance:
-            return None
-    return math.sqrt(gain2)
+    return math.sqrt(float(gram.diagonal().mean()))
+
+
+def gram_of_few(matrix: Tensor, count: int = 16) -> Tensor:
+    """Products of up to ``count`` rows of ``matrix`` (or columns, whichever are fewer) with each other, in float32."""
+    short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    count = min(count, len(short))
+    rows = short[:: len(short) // count][:count].float()
+    return rows @ rows.T
+
+
+def orthogonal_so_far(grams: Tensor, dtype: torch.dtype) -> Tensor:
+    """Which of ``grams`` ``(k, n, n)``, of rows held as ``dtype``, are a multiple of the identity."""
+    tolerance = 4 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps) ** 0.75
+    gain2 = grams.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
+    away = grams / gain2 - torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
+    so_far: Tensor = away.abs().amax((1, 2)) <= tolerance
+    return so_far
 
 
 def _unit_entries(tensor: Tensor) -> str | None:

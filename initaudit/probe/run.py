@@ -78,8 +78,7 @@ def probe(
         recurrences.finish()
         readings.collect()
         inner = mark_norms(tape.nodes)
-        reduced = {name: (float(m2) ** 0.5, int(bad)) for name, (m2, bad) in gradients.items()}
-        builder = RecordBuilder(model, tape.nodes, inner, statistics, reduced, unwritten)
+        builder = RecordBuilder(model, tape.nodes, inner, statistics, gradients, unwritten)
         layers = builder.layers()
         unused = _unused(model, tape.nodes)
         first = next(model.parameters(), torch.empty(0))
@@ -137,7 +136,7 @@ def _forward(
 
 def _backward(
     model: nn.Module, outputs: list[Tensor], value: Tensor | None, seed: int
-) -> tuple[dict[str, tuple[Tensor, Tensor]], list[Unjudged]]:
+) -> tuple[dict[str, tuple[float, int]], list[Unjudged]]:
     roots = backward.differentiable(outputs) if value is None else [value] if value.requires_grad else []
     if not roots:
         return {}, [

@@ -1,10 +1,14 @@
 """Statistics of tensors, measured where they live and read once at the end.
 
-:meth:`Statistics.measure` reduces a tensor to one small float64 vector on the tensor's own device and keeps nothing
-else of it; :meth:`Statistics.collect` brings all vectors over in a single transfer. A tensor of more than ``SAMPLE``
-elements is sampled: whole units (channels, features) at the same random positions of the same random samples, so that
-unit-level and across-sample statistics mean what they say. The subset depends on the shape and the seed only, so two
-networks that compute the same numbers report the same numbers. Non-finite values are found exactly.
+:meth:`Statistics.measure` copies a sample of a tensor and keeps nothing else of it. Samples of one shape are reduced
+together, a group at a time, to one small float64 vector each, on the device of the tensor; :meth:`Statistics.collect`
+brings all vectors over in a single transfer. A tensor of up to ``SAMPLE`` elements is its own sample. Of a larger one
+whole units (channels, features) are taken at the same random positions of the same random samples, so that unit-level
+and across-sample statistics mean what they say. The subset depends on the shape and the seed only, so two
+networks that compute the same numbers report the same numbers.
+
+The rms is that of all elements, right to 1e-5, and non-finite values are found wherever they are. Mean, std and
+``sample_std`` of a sample are scaled by what its rms is off, which keeps their ratios.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -24,24 +29,42 @@ GRADIENT_SAMPLE = 8_192  # their rules look at orders of magnitude
 MAX_SAMPLES = 32  # of the batch
 MAX_UNITS = 1_024
 BINS = 64
+CHUNK = 16_384  # squares summed in float32: right to 1e-5; a million together would be off by 1e-4
+GROUP = 1 << 18  # elements reduced together: as float64 they fit a processor's cache
+PENDING = 1 << 21  # elements that wait in all groups together
 _SATURATED_MOSTLY = 0.95
+_SMALLEST, _LARGEST = 1e-15, 1e30  # beyond these, squares and sums of finite numbers may leave float32
 _FIELDS = (
     "mean", "std", "rms", "min", "max", "bad", "zeros", "kappa",
     "sample_std", "cosine", "dead_units", "saturated", "saturated_units", "limit",
 )  # fmt: skip
+_NAN = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What :meth:`Statistics.collect` turns into a :class:`Stats`: the row of a vector, and host-side facts."""
+    """What :meth:`Statistics.collect` turns into a :class:`Stats`: the number of a vector, and host-side facts."""
 
     row: int
-    device: torch.device
     count: int
     sampled: int
     samples: int
     units: int
     exact: bool
+    search: bool
+
+
+@dataclass(slots=True)
+class _Group:
+    """Samples of one shape that wait to be reduced; of larger tensors also the norm, and what is finite if all is."""
+
+    rows: list[int] = field(default_factory=list)
+    samples: list[Tensor] = field(default_factory=list)
+    norms: list[Tensor] = field(default_factory=list)
+    checks: list[Tensor] = field(default_factory=list)
+
+
+_Key = tuple[torch.Size, torch.dtype, torch.device, bool, tuple[float, float] | None, bool]
 
 
 class Statistics:
@@ -50,10 +73,14 @@ class Statistics:
     def __init__(self, seed: int) -> None:
         self.seconds = 0.0  # spent on measuring, so that a report can tell its own cost from the model's
         self._seed = seed
-        self._rows: dict[torch.device, list[Tensor]] = {}
-        self._subsets: dict[tuple[torch.Size, torch.device, int], tuple[Tensor, ...] | None] = {}
-        self._collected: dict[torch.device, list[list[float]]] = {}
-        self._made: dict[tuple[torch.device, int], Stats] = {}
+        self._numbers = count()
+        self._subsets: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
+        self._offsets: dict[tuple[object, ...], tuple[Tensor, int, tuple[int, ...]]] = {}
+        self._groups: dict[_Key, _Group] = {}
+        self._waiting = 0
+        self._reduced: dict[torch.device, list[tuple[list[int], Tensor]]] = {}
+        self._collected: dict[int, list[float]] = {}
+        self._made: dict[int, Stats] = {}
 
     def measure(
         self,
@@ -84,32 +111,47 @@ class Statistics:
         with torch.no_grad():
             tensor = tensor.detach()
             subset, exact = self._subset(tensor, unit_dim, SAMPLE if compare else GRADIENT_SAMPLE)
-            vector = _reduce(subset, tensor if search and not exact else None, bounds, compare)
-        rows = self._rows.setdefault(tensor.device, [])
-        rows.append(vector)
-        shape = tensor.shape
+            row = next(self._numbers)
+            self._add(row, subset, None if exact else tensor, bounds, compare)
         self.seconds += time.perf_counter() - started
         return Measurement(
-            row=len(rows) - 1,
-            device=tensor.device,
+            row=row,
             count=tensor.numel(),
             sampled=subset.numel(),
-            samples=shape[0] if tensor.dim() > 1 else 1,
-            units=shape[unit_dim] if tensor.dim() else 1,
+            samples=tensor.shape[0] if tensor.dim() > 1 else 1,
+            units=tensor.shape[unit_dim] if tensor.dim() else 1,
             exact=exact,
+            search=search,
         )
 
+    # -- samples ---------------------------------------------------------------------------------------------------
+
     def _subset(self, tensor: Tensor, unit_dim: int, budget: int) -> tuple[Tensor, bool]:
-        """The elements to look at, as ``(samples, positions, units)``, and whether these are all there are."""
+        """A copy of the elements to look at, as ``(samples, positions, units)``, and whether these are all."""
         if tensor.dim() < 2:
-            return tensor.reshape(1, -1, 1)[:, :SAMPLE], tensor.numel() <= SAMPLE
+            return tensor.reshape(1, -1, 1)[:, :SAMPLE].clone(), tensor.numel() <= SAMPLE
         ordered = tensor.movedim(unit_dim, -1)
         if tensor.numel() <= SAMPLE:
-            return ordered.reshape(ordered.shape[0], -1, ordered.shape[-1]), True
+            # A permuted layout would be copied as it is, and every sum over it take the slow way.
+            whole = ordered.reshape(ordered.shape[0], -1, ordered.shape[-1])
+            return whole.clone(memory_format=torch.contiguous_format), True
         key = (ordered.shape, tensor.device, budget)
         if key not in self._subsets:
             self._subsets[key] = self._choose(ordered.shape, tensor.device, budget)
-        return ordered[self._subsets[key]], False
+        if type(tensor) is not Tensor or tensor.is_neg():
+            return ordered[self._subsets[key]], False
+        return self._gathered(ordered, key), False
+
+    def _gathered(self, ordered: Tensor, key: tuple[object, ...]) -> Tensor:
+        """``ordered[self._subsets[key]]`` by places in memory, which takes a quarter of the time."""
+        place = (*key, ordered.stride())
+        if place not in self._offsets:
+            first, *rest = (i * n for i, n in zip(self._subsets[key], ordered.stride(), strict=True))
+            places = sum(rest, start=first)
+            span = 1 + sum((size - 1) * n for size, n in zip(ordered.shape, ordered.stride(), strict=True))
+            self._offsets[place] = places.reshape(-1), span, tuple(places.shape)
+        places, span, shape = self._offsets[place]
+        return ordered.as_strided((span,), (1,)).index_select(0, places).view(shape)
 
     def _choose(self, shape: torch.Size, device: torch.device, budget: int) -> tuple[Tensor, ...]:
         generator = torch.Generator().manual_seed(self._seed + 7919 * sum((i + 1) * n for i, n in enumerate(shape)))
@@ -134,49 +176,98 @@ class Statistics:
         for n in reversed(shape[1:-1]):
             index.insert(1, (positions % n)[None, :, None])
             positions = positions // n
-        if len(shape) == 2:
-            return samples[:, None, None].to(device), units[None, None, :].to(device)
         return (*(i.to(device) for i in index), units[None, None, :].to(device))
+
+    # -- groups ----------------------------------------------------------------------------------------------------
+
+    def _add(
+        self, row: int, subset: Tensor, whole: Tensor | None, bounds: tuple[float, float] | None, compare: bool
+    ) -> None:
+        key = (subset.shape, subset.dtype, subset.device, whole is None, bounds, compare)
+        group = self._groups.setdefault(key, _Group())
+        group.rows.append(row)
+        group.samples.append(subset)
+        if whole is not None:
+            norm, check = norm_and_check(whole)
+            group.norms.append(norm)
+            group.checks.append(check)
+        self._waiting += subset.numel()
+        if len(group.rows) * subset.numel() >= GROUP:
+            self._flush(key)
+        elif self._waiting >= PENDING:
+            self._flush(*self._groups)
+
+    def _flush(self, *keys: _Key) -> None:
+        for key in keys:
+            group = self._groups.pop(key)
+            self._waiting -= len(group.rows) * key[0].numel()
+            vectors = _reduce(torch.stack(group.samples), bounds=key[4], compare=key[5])
+            if group.norms:
+                whole = (torch.stack(group.norms), torch.stack(group.checks))
+                vectors = torch.cat([vectors, *(w[:, None] for w in whole)], 1)
+            self._reduced.setdefault(key[2], []).append((group.rows, vectors))
 
     def collect(self) -> None:
         """Bring every vector to the host: one transfer per device."""
-        self._collected = {device: torch.stack(rows).cpu().tolist() for device, rows in self._rows.items()}
+        with torch.no_grad():
+            self._flush(*self._groups)
+            for parts in self._reduced.values():
+                rows = [row for numbers, _ in parts for row in numbers]
+                width = len(_FIELDS) + BINS + 2
+                padded = [torch.nn.functional.pad(v, (0, width - v.shape[1]), value=_NAN) for _, v in parts]
+                self._collected.update(zip(rows, torch.cat(padded).tolist(), strict=True))
+        self._reduced.clear()
+
+    # -- records ---------------------------------------------------------------------------------------------------
 
     def stats(self, measurement: Measurement | None) -> Stats | None:
         """The :class:`Stats` of a measurement, after :meth:`collect`."""
         if measurement is None:
             return None
-        key = (measurement.device, measurement.row)
-        if key not in self._made:
-            self._made[key] = self._make(measurement)
-        return self._made[key]
+        if measurement.row not in self._made:
+            self._made[measurement.row] = _made(measurement, self._collected.pop(measurement.row))
+        return self._made[measurement.row]
 
-    def _make(self, measurement: Measurement) -> Stats:
-        row = self._collected[measurement.device][measurement.row]
-        value = dict(zip(_FIELDS, row, strict=False))
-        bad = int(value["bad"])
-        if not measurement.exact and 0 < bad < measurement.count:
-            bad = max(1, round(bad / measurement.sampled * measurement.count)) if bad > 0 else 0
-        return Stats(
-            count=measurement.count,
-            sampled=measurement.sampled,
-            mean=value["mean"],
-            std=value["std"],
-            rms=value["rms"],
-            min=value["min"],
-            max=value["max"],
-            nonfinite=bad,
-            zero_fraction=value["zeros"],
-            kappa=_known(value["kappa"]),
-            samples=measurement.samples,
-            units=measurement.units,
-            sample_std=_known(value["sample_std"]),
-            cosine=_known(value["cosine"]),
-            dead_units=value["dead_units"],
-            saturated=_known(value["saturated"]),
-            saturated_units=_known(value["saturated_units"]),
-            histogram=Histogram(value["limit"], tuple(int(n) for n in row[len(_FIELDS) :])),
-        )
+
+def _made(measurement: Measurement, row: list[float]) -> Stats:
+    value = dict(zip(_FIELDS, row, strict=False))
+    *counts, norm, check = row[len(_FIELDS) :]
+    bad = int(value["bad"])
+    if not measurement.exact:
+        overflow = max(-value["min"], value["max"]) >= _LARGEST  # merely a sum of huge but finite numbers
+        if measurement.search and not math.isfinite(check) and not overflow:
+            bad = max(bad, 1)
+        if 0 < bad < measurement.count:
+            bad = max(1, round(bad / measurement.sampled * measurement.count))
+    rms, sample_std, cosine = value["rms"], _known(value["sample_std"]), _known(value["cosine"])
+    scale = 1.0
+    whole = norm / math.sqrt(measurement.count)
+    if not bad and _SMALLEST < whole < math.inf:
+        if rms > 0:
+            scale = whole / rms
+        else:  # none of the few that are not zero was sampled, so nothing is known of how they lie
+            value["std"], sample_std, cosine = whole, None, None
+        rms = whole
+    return Stats(
+        count=measurement.count,
+        sampled=measurement.sampled,
+        mean=value["mean"] * scale,
+        std=value["std"] * scale,
+        rms=rms,
+        min=value["min"],
+        max=value["max"],
+        nonfinite=bad,
+        zero_fraction=value["zeros"],
+        kappa=_known(value["kappa"]),
+        samples=measurement.samples,
+        units=measurement.units,
+        sample_std=None if sample_std is None else sample_std * scale,
+        cosine=cosine,
+        dead_units=value["dead_units"],
+        saturated=_known(value["saturated"]),
+        saturated_units=_known(value["saturated_units"]),
+        histogram=Histogram(value["limit"], tuple(map(int, counts))),
+    )
 
 
 def _known(value: float) -> float | None:
@@ -193,62 +284,112 @@ def _measurable(tensor: Tensor) -> bool:
     )
 
 
-def _reduce(subset: Tensor, whole: Tensor | None, bounds: tuple[float, float] | None, compare: bool) -> Tensor:
-    """All statistics of ``subset`` ``(samples, positions, units)`` as one float64 vector on its device.
+def norm_and_check(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """The norm of ``tensor``, and a number that is finite where all its elements are (and their sum is).
 
-    ``whole`` is the tensor that the subset was taken from: one sum over it tells whether anything in it is not finite.
+    Both are scalars on its device. The norm is not finite where squares leave float32, so that a sum is taken as well;
+    on the CPU only then, elsewhere always, for looking would wait for the device.
     """
-    x = subset.to(torch.float64) if subset.device.type != "mps" else subset.float()
-    finite = torch.isfinite(x)
-    bad = (~finite).sum()
-    x = torch.where(finite, x, 0.0)
-    if whole is not None:
-        total = whole.sum(dtype=torch.float32 if whole.dtype in (torch.float16, torch.bfloat16) else None)
-        overflow = ~torch.isfinite(total) & (x.abs().amax() < 1e30)  # not merely a sum of huge but finite numbers
-        bad = torch.maximum(bad, overflow.to(bad.dtype))
-    square = x * x
-    seen = finite.sum()  # the moments are those of the finite elements
-    mean, m2, m4 = x.sum() / seen, square.sum() / seen, (square * square).sum() / seen
-    low, high = torch.aminmax(x)
-    nan = torch.full_like(mean, math.nan)
-    zero = (x == 0) & finite
-    if x.shape[0] > 1 and compare:
-        apart = x[1:] - x[:1]  # from the first sample: no digits are lost where samples are nearly one
-        n = x.shape[0]
-        variance = (apart.square().sum(0) - apart.sum(0).square() / n) / (n - 1)
-        whole_columns = finite.all(0)
-        sample_std = ((variance * whole_columns).sum() / whole_columns.sum()).clamp_min(0).sqrt()
-        cosine = _mean_cosine(x.flatten(1))
+    work = torch.promote_types(tensor.dtype, torch.float32)
+    norm = _norm(tensor, work)
+    if tensor.device.type == "cpu" and math.isfinite(norm.item()):
+        return norm, norm
+    return norm, tensor.sum(dtype=work).to(norm.dtype)
+
+
+def _norm(tensor: Tensor, work: torch.dtype) -> Tensor:
+    """Norms of chunks, and the norm of these in float64 where the device has it."""
+    if not _dense(tensor):
+        parts = torch.linalg.vector_norm(tensor, dim=-1, dtype=work)
     else:
-        sample_std = cosine = nan
-    saturated = saturated_units = nan
-    if bounds is not None:
-        flat = ((x <= bounds[0]) | (x >= bounds[1])).to(x.dtype)
-        saturated, saturated_units = flat.mean(), (flat.mean(dim=(0, 1)) > _SATURATED_MOSTLY).to(x.dtype).mean()
-    limit, counts = _histogram(x)
+        flat = tensor.as_strided((tensor.numel(),), (1,))
+        whole = flat.numel() // CHUNK * CHUNK
+        chunks = (flat[:whole].view(-1, CHUNK), flat[whole:].view(1, -1))
+        norms = [torch.linalg.vector_norm(c, dim=1, dtype=work) for c in chunks if c.numel()]
+        parts = norms[0] if len(norms) == 1 else torch.cat(norms)
+    norm: Tensor = torch.linalg.vector_norm(parts, dtype=work if tensor.device.type == "mps" else torch.float64)
+    return norm
+
+
+def _dense(tensor: Tensor) -> bool:
+    """Whether the elements lie side by side in memory, in whatever order."""
+    if type(tensor) is not Tensor or tensor.is_neg():
+        return False
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride != expected:
+                return False
+            expected *= size
+    return True
+
+
+def _reduce(samples: Tensor, bounds: tuple[float, float] | None, compare: bool) -> Tensor:
+    """All statistics of each of ``samples`` ``(k, samples, positions, units)`` as float64 ``(k, fields + bins)``."""
+    x = samples.to(torch.float64) if samples.device.type != "mps" else samples.float()
+    flat = x.flatten(1)
+    n, sums = flat.shape[1], flat.sum(1)
+    finite, bad, seen = None, torch.zeros_like(sums), torch.full_like(sums, n)
+    if x.device.type != "cpu" or not bool(torch.isfinite(sums).all()):
+        finite = torch.isfinite(x)
+        seen = finite.flatten(1).sum(1).to(x.dtype)  # the moments are those of the finite elements
+        bad = n - seen
+        x = torch.where(finite, x, 0.0)
+        flat = x.flatten(1)
+        sums = flat.sum(1)
+    square = x * x
+    by_sample = square.flatten(2).sum(2)
+    mean, m2 = sums / seen, by_sample.sum(1) / seen
+    m4 = torch.linalg.vector_norm(square.flatten(1), dim=1).square() / seen
+    # Into floats: a comparison that makes booleans takes three times as long.
+    alive = torch.ne(x, 0, out=square) if finite is None else ((x != 0) | ~finite).to(x.dtype)
+    by_unit = alive.sum((1, 2))
+    low, high = flat.amin(1), flat.amax(1)
+    limit, counts = _histogram(flat, low, high)
     scalars: Sequence[Tensor] = (
-        mean, (m2 - mean * mean).clamp_min(0).sqrt(), m2.sqrt(), low, high, bad, zero.to(x.dtype).mean(),
-        m4 / (m2 * m2) - 1, sample_std, cosine, zero.flatten(0, 1).all(0).to(x.dtype).mean(),
-        saturated, saturated_units, limit,
+        mean, (m2 - mean * mean).clamp_min(0).sqrt(), m2.sqrt(), low, high, bad, (n - by_unit.sum(1)) / n,
+        m4 / (m2 * m2) - 1, *_between_samples(x, by_sample, finite, compare),
+        (by_unit == 0).to(x.dtype).mean(1), *_saturation(x, bounds), limit,
     )  # fmt: skip
-    return torch.cat([torch.stack([s.to(x.dtype) for s in scalars]), counts])
+    return torch.cat([torch.stack(list(scalars), 1), counts], 1)
 
 
-def _mean_cosine(rows: Tensor) -> Tensor:
-    """Mean cosine between the pairs of ``rows`` ``(samples, features)``; rows of zeros count as parallel."""
-    n = rows.shape[0]
-    norms = rows.norm(dim=1, keepdim=True)
-    unit = rows / norms.clamp_min(torch.finfo(rows.dtype).tiny)
-    alive = (norms > 0).sum()
-    dead_pairs = n * n - n - alive * (alive - 1)
-    mean: Tensor = (unit.sum(0).square().sum() - alive + dead_pairs) / (n * n - n)
-    return mean
+def _between_samples(x: Tensor, by_sample: Tensor, finite: Tensor | None, compare: bool) -> tuple[Tensor, Tensor]:
+    """``sample_std``, over the columns that are finite in every sample, and the mean cosine between pairs of samples."""
+    k, n = by_sample.shape
+    if n < 2 or not compare:
+        nan = torch.full_like(by_sample[:, 0], _NAN)
+        return nan, nan
+    apart = x[:, 1:] - x[:, :1]  # from the first sample: no digits are lost where samples are nearly one
+    columns: Tensor | int = x[0, 0].numel()
+    if finite is not None:
+        whole = finite.all(1, keepdim=True)
+        apart, columns = apart * whole, whole.sum((1, 2, 3))
+    squares = torch.linalg.vector_norm(apart.flatten(1), dim=1).square()
+    common = torch.linalg.vector_norm(apart.sum(1).flatten(1), dim=1).square()
+    variance = (squares - common / n) / (n - 1) / columns
+    norms = by_sample.sqrt()
+    inverse = 1 / norms.clamp_min(torch.finfo(x.dtype).tiny)
+    resultant = torch.bmm(inverse[:, None, :], x.flatten(2)).view(k, -1)
+    alive = (norms > 0).sum(1)
+    dead_pairs = n * n - n - alive * (alive - 1)  # rows of zeros count as parallel
+    cosine = (torch.linalg.vector_norm(resultant, dim=1).square() - alive + dead_pairs) / (n * n - n)
+    return variance.clamp_min(0).sqrt(), cosine
 
 
-def _histogram(x: Tensor) -> tuple[Tensor, Tensor]:
+def _saturation(x: Tensor, bounds: tuple[float, float] | None) -> tuple[Tensor, Tensor]:
+    """The fraction of elements at a flat end, and of the units that are there mostly."""
+    if bounds is None:
+        nan = torch.full_like(x[:, 0, 0, 0], _NAN)
+        return nan, nan
+    by_unit = ((x <= bounds[0]) | (x >= bounds[1])).to(x.dtype).mean((1, 2))
+    return by_unit.mean(1), (by_unit > _SATURATED_MOSTLY).to(x.dtype).mean(1)
+
+
+def _histogram(flat: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Counts in ``BINS`` bins over ``[-limit, limit]`` with ``limit`` the power of two at or above ``max|x|``."""
-    flat = x.flatten()
-    flat = flat[:: max(1, flat.numel() // 8192)]
-    limit = torch.exp2(torch.ceil(torch.log2(flat.abs().amax().clamp_min(2.0**-120))))
-    index = ((flat / limit + 1) * (BINS / 2)).long().clamp_(0, BINS - 1)
-    return limit, torch.zeros(BINS, dtype=x.dtype, device=x.device).scatter_add_(0, index, torch.ones_like(flat))
+    limit = torch.exp2(torch.ceil(torch.log2(torch.maximum(-low, high).clamp_min(2.0**-120))))
+    thinned = flat[:, :: max(1, flat.shape[1] // 8192)]
+    index = (thinned * (BINS / 2 / limit[:, None]) + BINS / 2).long().clamp_(0, BINS - 1)
+    counts = torch.zeros(len(flat), BINS, dtype=flat.dtype, device=flat.device)
+    return limit, counts.scatter_add_(1, index, torch.ones_like(thinned))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from initaudit.choices import FAIL_ON, NEVER
-from initaudit.errors import UsageError
+from initaudit.choices import NEVER, check_fail_on
 from initaudit.records import Finding, Report, Severity
 
 EXIT_MEANING = {
@@ -22,8 +21,7 @@ def failing(findings: Iterable[Finding], fail_on: str = "error") -> tuple[Findin
     Raises:
         UsageError: ``fail_on`` is none of error, warning, note, never.
     """
-    if fail_on not in FAIL_ON:
-        raise UsageError(f"fail_on is {fail_on!r}, expected one of {', '.join(FAIL_ON)}")
+    check_fail_on(fail_on)
     if fail_on == NEVER:
         return ()
     return tuple(f for f in findings if f.severity.rank <= Severity(fail_on).rank)

@@ -94,7 +94,10 @@ def _severity(trace: Trace, layer: Layer) -> Severity | None:
         return None
     later = downstream(trace.ops, [layer.calls[0].op])
     output = not any(op.role is Role.LAYER for op in later)
+    open_roles = (Role.VIEW, Role.ACTIVATION, Role.SCALE)
+    direct = downstream(trace.ops, [layer.calls[0].op], passes=lambda op: op.role in open_roles)
     gate = layer.nonlinearity is not None and layer.nonlinearity.name in GATES
+    gate = gate or any(op.role is Role.GATE for op in direct)
     return Severity.NOTE if output or gate else Severity.WARNING
 
 

@@ -15,6 +15,7 @@ from initaudit.rules.paths import downstream, upstream
 
 _PARAMETERS = ("IA30", "IA501", "IA502", "IA503")  # rules that judge the values of a parameter by themselves
 _SIGNAL = ("IA10", "IA20", "IA40")
+_ZEROS = ("IA103", "IA304")  # they explain a division by zero
 
 
 def link(trace: Trace, findings: Sequence[Finding], blameless: set[int]) -> list[Finding]:
@@ -24,8 +25,9 @@ def link(trace: Trace, findings: Sequence[Finding], blameless: set[int]) -> list
     """
     linked = list(findings)
     alarms = [i for i, f in enumerate(findings) if f.severity is not Severity.NOTE]
-    causes = [i for i in alarms if findings[i].code.startswith(_PARAMETERS)]
     for i in alarms:
+        codes = _PARAMETERS + _ZEROS if findings[i].code == "IA106" else _PARAMETERS
+        causes = [c for c in alarms if findings[c].code.startswith(codes)]
         if causes and i in blameless and findings[i].code.startswith(_SIGNAL):
             cause = next((c for c in causes if _leads_to(trace, findings[c].fqn, findings[i])), None)
             if cause is not None:

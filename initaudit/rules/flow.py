@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from initaudit.records import Activation, Layer, LayerCall, Op, Parameter, Role, Stats, Trace
+from initaudit.rules.liveness import Liveness
 from initaudit.rules.paths import behind, is_bias
 
 _RESET = 0.1  # of unit size, from which a normalization did what it is there for
@@ -131,6 +132,11 @@ class Flow:
         return {call.op: (layer, call) for layer in self.trace.layers for call in layer.calls}
 
     @cached_property
+    def liveness(self) -> Liveness:
+        """Which zeros of parameters training leaves."""
+        return Liveness(self.trace)
+
+    @cached_property
     def _parameters(self) -> dict[str, Parameter]:
         return {p.fqn: p for p in self.trace.parameters}
 
@@ -143,10 +149,12 @@ class Flow:
         return self._layers.get(op.id)
 
     def measured(self, op: Op) -> Op:
-        """``op``, or the nearest measured value that it is a view of."""
+        """``op``, or the nearest measured value that it shows, whole or in good part: see :func:`_stands_for`."""
         while op.stats is None:
             moving = [self.trace.ops[i] for i in op.inputs if self.trace.ops[i].moving]
             if not moving or op.role not in (Role.VIEW, Role.OTHER, Role.SCALE):
+                break
+            if not _stands_for(op.shape, moving[0].shape):
                 break
             op = moving[0]
         return op
@@ -187,6 +195,8 @@ class Flow:
                 steps, activation = [], None
                 continue
             step = self._step(op, activation)
+            if not segments and step.layer is None and not any(s.layer for s in steps):
+                step = replace(step, drift=0.0, mean_square_drift=0.0)  # how the input is scaled is no initialization
             activation = op.activation or (None if step.layer else activation)
             steps.append(step)
         segments.append(Segment(tuple(steps), ends_normalized=False))
@@ -195,13 +205,14 @@ class Flow:
     def resets(self, op: Op) -> bool:
         """Whether ``op`` is a normalization that sets the scale anew, and not one whose epsilon outweighs its input.
 
-        What it gives should be of the size of its gain, or, for one that makes vectors of unit length, of that.
+        What it gives should be of the size of its gain. One written by hand may give vectors of unit length instead,
+        of which each sample has one at least.
         """
         if op.role is not Role.NORM or op.stats is None or not op.shape:
             return op.role is Role.NORM
         found = (self._parameters[name] for i in op.inputs for name in behind(self.trace, i))
         gain = max((p.rms for p in found if not is_bias(p)), default=1.0)
-        size = op.stats.rms if op.name in _NORMS_OF_UNIT_RMS else op.stats.rms * math.sqrt(op.shape[-1])
+        size = op.stats.rms if op.name in _NORMS_OF_UNIT_RMS else op.stats.rms * math.sqrt(math.prod(op.shape[1:]))
         return size >= _RESET * gain
 
     def _step(self, op: Op, activation: Activation | None) -> Step:
@@ -212,18 +223,29 @@ class Flow:
         if call is not None and call.input is not None:
             before = call.input
         drift = square = 0.0
-        silent = layer is not None and layer.weight.rms == 0  # zero on purpose or not: a rule of its own judges that
-        if op.role in _COUNTED and op.stats is not None and before is not None and not silent:
+        # What parameters of zeros silence is for symmetric-units to judge.
+        silent = op.stats is not None and op.stats.rms == 0 and self.liveness.silenced(op)
+        if op.role in _COUNTED and op.stats is not None and before is not None and not silent and self._adds_known(op):
             drift = signal_drift(op.stats, before, self._rounding)
             square = log_ratio(op.stats.rms**2, before.rms**2)
         deviation = weight_deviation(layer, (activation, call.nonlinearity if call else None)) if layer else 0.0
         return Step(op, drift, square, layer, call, deviation)
+
+    def _adds_known(self, op: Op) -> bool:
+        """Whether the size of every term is known, if ``op`` is a sum: else its growth cannot be told."""
+        moving = [self.trace.ops[i] for i in op.inputs if self.trace.ops[i].moving]
+        return op.role is not Role.JOIN or all(self.measured(term).stats is not None for term in moving)
 
     def layer_calls(self) -> Iterator[tuple[Layer, LayerCall, Op]]:
         """Every call of every layer that multiplies by a weight, in execution order."""
         for op in self.trace.ops:
             if op.role is Role.LAYER and (found := self.layer_of(op)) is not None:
                 yield found[0], found[1], op
+
+
+def _stands_for(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:
+    """Whether the statistics of ``whole`` hold for ``part``: some of the units do, one position of many does not."""
+    return 4 * math.prod(part) >= math.prod(whole) or part[:-1] == whole[:-1]
 
 
 def weight_deviation(layer: Layer, around: Sequence[Activation | None]) -> float:

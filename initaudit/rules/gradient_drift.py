@@ -28,10 +28,13 @@ def gradient_drift(segment: Segment) -> tuple[float, Step | None]:
     """Natural log of the gradient's sum of squares at the first layer over that at the last; the layer where it ends.
 
     The sum over elements, not the mean, is what He's rule conserves where widths change. Stretches with pooling or
-    attention between are left out: averaging over positions divides a gradient without any fault of the weights.
+    attention between are left out: averaging over positions divides a gradient without any fault of the weights. So
+    is what a small head takes from it, which it gives back as soon as it has grown.
     """
     total, end = 0.0, None
     for before, after in _neighbours(list(segment.steps)):
+        if after is segment.layers[-1] and after.deviation < 0 and not segment.fails_a_norm:
+            continue
         change = log_ratio(_energy(before), _energy(after))
         total += change
         end = before if change == -math.inf else end

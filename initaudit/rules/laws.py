@@ -50,8 +50,13 @@ class Laws:
 
     @cached_property
     def layers(self) -> dict[str, Layer]:
-        """The layers that multiply by a matrix or a kernel, by the name of their weight."""
-        return {layer.weight.fqn: layer for layer in self.trace.layers if multiplies(self.trace, layer)}
+        """The layers that multiply the signal by a matrix or a kernel, by the name of their weight."""
+        ops = self.trace.ops
+        return {
+            layer.weight.fqn: layer
+            for layer in self.trace.layers
+            if multiplies(self.trace, layer) and any(ops[call.op].moving for call in layer.calls)
+        }
 
     @cached_property
     def gains(self) -> list[Parameter]:

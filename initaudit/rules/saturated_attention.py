@@ -84,8 +84,8 @@ def check(flow: Flow) -> Iterator[Observation]:
     severe = worst.concentration > _FAIL
     blamed = _blamed(flow, worst)
     others = [p.layer.fqn for a in found for p in _blamed(flow, a)[:1]]
-    fqn = blamed[0].layer.fqn if blamed else flow.trace.ops[worst.op].scope
     large = bool(blamed) and blamed[0].deviation > SIGNIFICANT
+    fqn = blamed[0].layer.fqn if large else flow.trace.ops[worst.op].scope
     yield Observation(
         fqn=fqn,
         message=f"attention {'gives nearly all its weight to one' if worst.concentration > _WARN else 'sees but few'} "

@@ -41,12 +41,13 @@ def sisters(laws: Laws) -> list[list[Parameter]]:
             mixed = parameter.fqn in laws.layers and not _is_plain(role)
             shape = () if mixed else parameter.shape
             groups.setdefault((role, shape, beside.get(_module(parameter), ()) if shape else ()), []).append(parameter)
-    # Numbers alone, as in a plain Sequential, are no sister blocks: there three must agree against the odd one.
+    # Among consecutive layers three must agree against the odd one.
     return [members for (role, *_), members in groups.items() if len(members) > (3 if _is_plain(role) else 1)]
 
 
 def _is_plain(role: str) -> bool:
-    return role.startswith("*") and role.count(".") == 1
+    """Whether the numbered part is the layer itself: consecutive layers, and no layer of one role in sister blocks."""
+    return role.rpartition(".")[0].endswith("*")
 
 
 def _module(parameter: Parameter) -> str:
@@ -92,7 +93,16 @@ def _odd_of_many(members: Sequence[Parameter], laws: Laws) -> list[tuple[Paramet
         if agreeing >= most:
             most = agreeing + 1
             best = [(p, usual / scale) for p, scale in zip(members, scales, strict=True)]
+    best = best or _against_default(members)
     return [(p, rms) for p, rms in best if _apart(p, rms, _MIXED_FACTOR if mixed else FACTOR)]
+
+
+def _against_default(members: Sequence[Parameter]) -> list[tuple[Parameter, float]]:
+    """What all should be where half of the members or more have one rms and the rest was left at torch's default."""
+    drawn = [p for p in members if len(p.shape) > 1 and not is_torch_default(p)]
+    if not len(members) / 2 <= len(drawn) < len(members) or not all(near(p.rms, drawn[0].rms) for p in drawn):
+        return []
+    return [(p, drawn[0].rms) for p in members]
 
 
 def _terms(members: Sequence[Parameter], laws: Laws) -> Iterator[list[float]]:

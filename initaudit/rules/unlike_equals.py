@@ -75,6 +75,8 @@ def check(flow: Flow) -> Iterator[Observation]:
     blocks: dict[str, list[Odd]] = {}
     alone = (kind(laws, compared) for kind in (_odd_weights, _left_at_default, _odd_gains, _odd_biases))
     for odd in chain(odd_ones(laws, groups), *alone):
+        if odd.parameter.rms == 0 and (odd.parameter.fqn not in compared or len(flow.liveness.factors) > 1):
+            continue  # zeros that are many, or at a place of their own, are meant or for symmetric-units to judge
         blocks.setdefault(block_of(odd.parameter.fqn), []).append(odd)
     for found in blocks.values():
         yield _observation(flow, laws, found)

@@ -9,11 +9,11 @@ from initaudit.records import Severity
 from initaudit.rules.base import Observation
 from initaudit.rules.drift import SIGNIFICANT, judged_segments
 from initaudit.rules.flow import Flow, Step
+from initaudit.rules.laws import is_torch_default, lawful_range
 from initaudit.rules.wording import describe_weight, expected_std
 
 TOO_SMALL, TOO_LARGE = 0.5, 2.0  # of the std that the rule gives
 _FAR_OFF = 2 * math.log(4)  # in ln Var[w]: a factor of four in std
-_TORCH_DEFAULT = "kaiming_uniform(a=sqrt(5)"
 
 
 def deviating(flow: Flow) -> Iterator[Step]:
@@ -50,8 +50,11 @@ def ratio(step: Step) -> float:
 def is_slip(flow: Flow, step: Step) -> bool:
     """Whether a layer is far off, or left at torch's default, where the layers around it mostly keep to the rule."""
     assert step.layer is not None
-    if abs(step.deviation) <= _FAR_OFF and not step.layer.weight.init.startswith(_TORCH_DEFAULT):
+    if abs(step.deviation) <= _FAR_OFF and not is_torch_default(step.layer.weight):
         return False
+    low, high = lawful_range(step.layer)
+    if not is_torch_default(step.layer.weight) and low < step.layer.weight.rms < high:
+        return False  # Glorot's rule, say, where the fans are far apart
     for segment in judged_segments(flow):
         if step in segment.layers:
             others = [s for s in segment.layers if s.layer is not step.layer]

@@ -1,4 +1,4 @@
-"""The variance rule, its sampling errors, and what a healthy net shows by chance. Pure Python and numpy.
+"""The variance rule, its sampling errors, and what a healthy net shows by chance.
 
 A unit sums ``fan_in`` products of independent zero-mean weights with its inputs, so mean squares multiply:
 ``E[y^2] = fan_in * Var(w) * E[x^2]``. An activation then keeps ``1/gain^2`` of it. The signal keeps its size through
@@ -8,10 +8,11 @@ depth when ``Var(w) = gain^2 / fan_in``; everything below is that sentence or th
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from initaudit.theory.quadrature import Array, expectation
+if TYPE_CHECKING:
+    from initaudit.theory.quadrature import Array
 
 KURTOSIS_NORMAL = 3.0
 KURTOSIS_UNIFORM = 1.8
@@ -59,6 +60,7 @@ def ratio_band(kappa: float, n: float, alpha: float) -> tuple[float, float]:
     return gamma_quantile(alpha / 2, shape) / shape, gamma_quantile(1 - alpha / 2, shape) / shape
 
 
+@lru_cache(maxsize=256)  # a network has few widths and many layers
 def gamma_quantile(probability: float, shape: float) -> float:
     """Quantile of the Gamma law with this shape and scale 1, right to about 1e-9.
 
@@ -135,6 +137,10 @@ def dead_unit_probability(batch: int, correlation: float) -> float:
         return 0.5**batch
     if correlation >= 1:
         return 0.5
+    import numpy as np  # not above: all rules import this module, and their pages need no array
+
+    from initaudit.theory.quadrature import expectation
+
     slope = math.sqrt(correlation / (1 - correlation))
     cdf = np.frompyfunc(normal_cdf, 1, 1)
 

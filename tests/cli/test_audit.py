@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,12 @@ class FakeRunner:
 
     seen: list[Any]
 
-    def __init__(self, target: str, options: ProbeOptions, *, timeout: float | None = None) -> None:
+    def __init__(
+        self, target: str, options: ProbeOptions, *, timeout: float | None, workers: int, worker: object
+    ) -> None:
         self.target = target
         self.seen += [("target", target, options, timeout)]
         self._printed = ""
-
-    def __enter__(self) -> FakeRunner:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.seen.append(("closed", self.target))
@@ -89,6 +89,7 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
     """Run the command on a file ``m.py`` that holds the models named; further arguments follow."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("INITAUDIT_TRACEBACK", raising=False)
+    monkeypatch.setattr("initaudit.cli.audit.Worker", lambda workers: nullcontext())
     monkeypatch.setattr(session, "Runner", FakeRunner)
     monkeypatch.setattr(session, "diagnose", fake_diagnose)
     monkeypatch.setattr(FakeRunner, "seen", [], raising=False)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class NoProcess:
 def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Invoke]:
     """Run the command in a folder with a ``model.py``."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("initaudit.cli.audit.Worker", lambda workers: nullcontext())
     monkeypatch.setattr(session, "Runner", InProcess)
     monkeypatch.setattr(sys, "path", sys.path[:])
     (tmp_path / "model.py").write_text(MODEL, encoding="utf-8")

@@ -172,7 +172,7 @@ def reset(*names: str) -> Callable[[nn.Module], None]:
         (scaled("stem.weight", 1 / 30), "stem"),
         (scaled("pooler.weight", 60), "pooler"),
         (scaled("stem_norm.weight", 10), "stem_norm"),
-        (scaled("norm.weight", 0), "norm"),
+        (scaled("norm.weight", 10), "norm"),
         (scaled("blocks.0.norm.weight", 10), "blocks.0.norm"),
         (scaled("blocks.1.norm.weight", 0), "blocks.1.norm"),
         (scaled("blocks.1.up.weight", 2), "blocks.1.up"),
