@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -389,3 +389,13 @@ def _expand(rows: tuple[Row, ...], data: str = "digits", seed: int = 0) -> Itera
 def networks() -> list[Network]:
     """All of them, in a fixed order."""
     return [*_expand(GRID), *_expand(OTHER_DATA, data="breast_cancer"), *_expand(SECOND_SEED, seed=1)]
+
+
+def fresh_networks() -> list[Network]:
+    """Nearly as many again in kind, a third deeper or, where that is much, a third shallower, drawn with another seed.
+
+    The depth of a recurrence is a divisor of the features, so those stay out.
+    """
+    known = {replace(network, seed=0) for network in networks()}
+    fresh = {replace(n, depth=round(n.depth * (1.34 if n.depth < 24 else 0.67)) or 1, seed=2) for n in networks()}
+    return [n for n in fresh if replace(n, seed=0) not in known and n.family not in ("rnn", "lstm", "gru")]

@@ -17,12 +17,16 @@ from _common import environment, medians, parser, show
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "deep_relu_mlp_he.py"
 INITAUDIT = ("-m", "initaudit")
+PYTEST = ("-m", "pytest", "--version", "--version")  # loads every plugin, and tests nothing
 COMMANDS: dict[str, tuple[str, ...]] = {
     'python -c "pass"': ("-c", "pass"),
     'python -c "import click, rich"': ("-c", "import click, rich"),
     "initaudit --help": (*INITAUDIT, "--help"),
     "initaudit --version": (*INITAUDIT, "--version"),
     "initaudit rule": (*INITAUDIT, "rule"),
+    "initaudit rule IA101": (*INITAUDIT, "rule", "IA101"),
+    "pytest without the plugin": (*PYTEST, "-p", "no:initaudit"),
+    "pytest with the plugin": PYTEST,
     'python -c "import torch"': ("-c", "import torch"),
     f"initaudit {EXAMPLE.parent.name}/{EXAMPLE.name}": (*INITAUDIT, str(EXAMPLE)),
 }

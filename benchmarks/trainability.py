@@ -1,6 +1,6 @@
 """Does the verdict before training say which networks train?
 
-    python benchmarks/trainability.py [--quick] [--misjudged] [--train [--only-missing]]
+    python benchmarks/trainability.py [--quick] [--fresh] [--misjudged] [--train [--only-missing]]
 
 Networks of many families, depths and initializations (`_networks.py`) were trained on scikit-learn's digits and breast
 cancer data with SGD (momentum 0.9) and with Adam, each with a grid of learning rates; `data/trainability.json` holds
@@ -9,7 +9,8 @@ best rate, gets at least half of the way from the accuracy of the commonest clas
 is between a tenth and nine tenths by then. Each network is then audited as it starts, with the first batch of the data,
 and judged by the documented tests of other tools (`_thresholds.py`).
 
-Half of the networks, chosen by a hash of their description, was set aside: no limit was chosen on it.
+Half of the networks, chosen by a hash of their description, was set aside for the figures while limits were chosen.
+`--fresh` takes other networks, of other depths and draws, that were made and trained after all limits stood.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from _common import alarms, brief, environment, parser, quiet, show  # first: it
 
 # isort: split
 import torch
-from _networks import Network, networks
+from _networks import Network, fresh_networks, networks
 from _thresholds import TESTS, look, scores
 from _training import STEPS, Outcome, load, train
 
@@ -84,9 +85,9 @@ def missing(label: Label) -> list[str]:
     return [kind for kind in ("sgd", "adam") if kind not in known]
 
 
-def in_order() -> list[Network]:
-    """All networks in an order without order, so that a measurement that was stopped is a fair sample."""
-    return sorted(networks(), key=lambda network: hashlib.sha256(str(network).encode()).digest())
+def in_order(every: Iterable[Network]) -> list[Network]:
+    """The networks in an order without order, so that a measurement that was stopped is a fair sample."""
+    return sorted(every, key=lambda network: hashlib.sha256(str(network).encode()).digest())
 
 
 # --- judgements
@@ -130,23 +131,23 @@ def auc(score: Sequence[float], true: Sequence[bool]) -> float:
     return wins / max(1, len(bad) * len(good))
 
 
-Halves = tuple[list[Judged], list[Judged]]
+Groups = dict[str, list[Judged]]
 
 
 def row(
     name: str,
-    halves: Halves,
+    groups: Groups,
     said: Callable[[Judged], bool],
     score: Callable[[Judged], float] | None,
     reading: str = HEADLINE,
 ) -> list[str]:
-    """Balanced accuracy, failures missed, false alarms and AUC; of both halves, the half set aside last."""
+    """Balanced accuracy and AUC of each group; failures missed and false alarms of the last."""
     cells = [name]
-    for half in halves:
-        true = [j.fails(reading) for j in half]
-        claims = [said(j) for j in half]
+    for group in groups.values():
+        true = [j.fails(reading) for j in group]
+        claims = [said(j) for j in group]
         cells.append(f"{balanced_accuracy(claims, true):.3f}")
-        cells.append(f"{auc([score(j) for j in half], true):.3f}" if score else "")
+        cells.append(f"{auc([score(j) for j in group], true):.3f}" if score else "")
     missed = sum(t and not s for s, t in zip(claims, true, strict=True))
     false = sum(s and not t for s, t in zip(claims, true, strict=True))
     return [*cells, f"{missed}/{true.count(True)}", f"{false}/{true.count(False)}"]
@@ -160,18 +161,18 @@ def severity(judged: Judged) -> float:
     return judged.report.severity_score
 
 
-def peers(halves: Halves) -> list[list[str]]:
+def peers(groups: Groups) -> list[list[str]]:
     """A row for each tool, any of its tests, followed by one for each test."""
     rows = []
     for tool in dict.fromkeys(test.tool for test in TESTS):
         own = [test for test in TESTS if test.tool == tool]
         if len(own) > 2:
             rows.append(
-                row(f"{tool}, any test", halves, lambda j, own=own: any(j.peers[t.name] > t.limit for t in own), None)
+                row(f"{tool}, any test", groups, lambda j, own=own: any(j.peers[t.name] > t.limit for t in own), None)
             )
         for test in own:
             score = (lambda j, t=test: j.peers[t.name]) if test.graded else None
-            rows.append(row(f"{tool}, {test.name}", halves, lambda j, t=test: j.peers[t.name] > t.limit, score))
+            rows.append(row(f"{tool}, {test.name}", groups, lambda j, t=test: j.peers[t.name] > t.limit, score))
     return rows
 
 
@@ -188,46 +189,50 @@ def tell(judged: Judged) -> str:
     return f"{judged.network}: {outcomes}; {judged.report.verdict}, severity {severity(judged):.1f}; {first}"
 
 
-def misjudged(half: Sequence[Judged]) -> list[Judged]:
-    return [j for j in half if rejected(j) is not j.fails(HEADLINE)]
+def misjudged(group: Sequence[Judged]) -> list[Judged]:
+    return [j for j in group if rejected(j) is not j.fails(HEADLINE)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
+    options.add_argument("--fresh", action="store_true", help="networks made after the limits stood")
     options.add_argument("--misjudged", action="store_true", help="list the networks that were misjudged")
     options.add_argument("--train", action="store_true", help="measure the labels anew instead of reading them")
     options.add_argument("--only-missing", action="store_true", help="with --train: keep the labels that are there")
     given = options.parse_args(arguments)
     torch.set_num_threads(1)
     print(environment())
-    labels, every = read_labels(), in_order()
+    labels, every = read_labels(), in_order(fresh_networks() if given.fresh else networks())
     if given.quick:
         every = every[::40]
         data = load("digits")
         train(Network("mlp", "relu", 2, "he").build(64, data.classes), data, steps=2)
     if given.train:
-        labels = labels if given.only_missing else {}
+        labels = {k: v for k, v in labels.items() if given.only_missing or k not in {str(n) for n in every}}
         measure([n for n in every if missing(labels.get(str(n), {}))], labels)
     judged = [judge(network, labels[str(network)]) for network in every if str(network) in labels]
-    halves = ([j for j in judged if not j.network.held_out], [j for j in judged if j.network.held_out])
-    report(halves, list_misjudged=given.misjudged)
+    groups = {
+        "other half": [j for j in judged if not j.network.held_out],
+        "half set aside": [j for j in judged if j.network.held_out],
+    }
+    report({"fresh networks": judged} if given.fresh else groups, list_misjudged=given.misjudged)
 
 
-def report(halves: Halves, *, list_misjudged: bool = False) -> None:
+def report(groups: Groups, *, list_misjudged: bool = False) -> None:
     """Print the tables, and the line that sums them up."""
-    judged = [j for half in halves for j in half]
+    judged = [j for group in groups.values() for j in group]
     show(("score", "SGD", "Adam"), histogram([j.label for j in judged]))
-    heads = ("", "balanced accuracy, other half", "AUC", "balanced accuracy, half set aside", "AUC", "missed", "false")
-    own = [row(f"verdict, severity; trains: {r}", halves, rejected, severity, r) for r in READINGS]
-    show(heads, [*own, *peers(halves)])
+    heads = ["", *(head for name in groups for head in (f"balanced accuracy, {name}", "AUC")), "missed", "false"]
+    own = [row(f"verdict, severity; trains: {r}", groups, rejected, severity, r) for r in READINGS]
+    show(heads, [*own, *peers(groups)])
     if list_misjudged:
-        for name, half in zip(("other half", "half set aside"), halves, strict=True):
-            print(f"misjudged, {name}:", *map(tell, misjudged(half)), sep="\n  ", flush=True)
+        for name, group in groups.items():
+            print(f"misjudged, {name}:", *map(tell, misjudged(group)), sep="\n  ", flush=True)
     failing = sum(j.fails(HEADLINE) for j in judged)
-    best = row("", halves, rejected, severity)
+    best, last = row("", groups, rejected, severity), list(groups)[-1]
     print(
-        f"trainability: {len(judged)} networks, {failing} do not train; of the half set aside ({len(halves[1])}): "
-        f"balanced accuracy {best[3]}, AUC {best[4]}"
+        f"trainability: {len(judged)} networks, {failing} do not train; {last} ({len(groups[last])}): "
+        f"balanced accuracy {best[-4]}, AUC {best[-3]}"
     )
 
 

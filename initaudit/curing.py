@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from initaudit.advice.data_driven import is_measured
 from initaudit.advice.facts import ModuleFact, facts_of
 from initaudit.advice.open_ends import remarks
 from initaudit.advice.prove import Outcome, alarms, improves, search, vitals
@@ -20,7 +21,7 @@ from initaudit.advice.snippet import init_function
 from initaudit.engine import probe_target
 from initaudit.errors import AuditError
 from initaudit.probe.restore import random_state
-from initaudit.records import Cure, Report, Trace, Vitals
+from initaudit.records import Cure, Failure, Report, Trace, Vitals
 from initaudit.rules import diagnose
 from initaudit.rules.draws import audit_draws
 from initaudit.target.load import Target
@@ -72,13 +73,13 @@ def cure_target(
     if any(is_lazy(p) for p in model.parameters()):
         return replace(unhealed, remarks=(LAZY, *remarks(before)))
     workshop = _Workshop(target, model, probe, judge, seed)
-    first = replace(before, findings=judge(before.trace)) if before.trace else before
-    found = search(first, workshop.attempt)
+    own = judge(before.trace) if before.trace else ()
+    found = search(replace(before, findings=own) if alarms(own) else before, workshop.attempt)
     if not found.settings:
         return replace(unhealed, remarks=remarks(before))
     code = workshop.code(found)
     treated = _Draws(workshop.treated(code), seeds, partial(probe, compare=False), judge)
-    after = treated.report()
+    after = treated.report_or_failure()
     if not improves(after, before):
         return replace(unhealed, remarks=remarks(before))
     changed = tuple(dict.fromkeys(setting.parameter for setting in found.settings))
@@ -87,6 +88,7 @@ def cure_target(
         after=after,
         code=code,
         changed=changed,
+        measured=is_measured(found.settings),
         vitals_after=tuple(treated.vitals),
         remarks=remarks(after, changed),
     )
@@ -104,6 +106,13 @@ class _Draws:
 
     def report(self) -> Report:
         return replace(audit_draws(self.seeds, self._probe, self.judge), target=self.target.id)
+
+    def report_or_failure(self) -> Report:
+        """The report, also of a model that no longer runs: then the cure is none."""
+        try:
+            return self.report()
+        except AuditError as error:
+            return Report(self.target.id, error=Failure(error.stage, str(error)))
 
     def built(self, seed: int) -> nn.Module:
         with random_state(seed):
@@ -130,8 +139,7 @@ class _Workshop:
     def attempt(self, settings: Sequence[Setting]) -> Report:
         """The audit of one draw that has the settings."""
         treated = self.treated(self.code(Outcome(tuple(settings), Report(self.target.id))))
-        probe = partial(self.probe, compare=False)
-        return _Draws(treated, (self.seed,), probe, self.judge).report()
+        return _Draws(treated, (self.seed,), partial(self.probe, compare=False), self.judge).report_or_failure()
 
     def code(self, outcome: Outcome) -> str:
         constants = {

@@ -60,6 +60,7 @@ class ProbeOptions:
     device: str | None = None
     dtype: str | None = None
     seed: int = 0
+    weights_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ class Runner:
     ) -> None:
         self.target = target
         self._options = asdict(options or ProbeOptions())
+        self._weights_only: bool = self._options.pop("weights_only")
         self._timeout = timeout
         self._workers = workers
         self._worker = worker
@@ -112,7 +114,8 @@ class Runner:
         Raises:
             AuditError: it could not be loaded. UsageError: it names nothing. InternalError: a defect of initaudit.
         """
-        reply = self._ask({"do": "collect", "target": self.target}, lambda stage: None)
+        request = {"do": "collect", "target": self.target, "weights_only": self._weights_only}
+        reply = self._ask(request, lambda stage: None)
         self._collected = True
         return Collection(tuple(reply["ids"]), reply["empty"], frozenset(reply["instances"]))
 
@@ -133,8 +136,12 @@ class Runner:
             UsageError: an option makes no sense for it. InternalError: a defect of initaudit.
         """
         self._load(model)
-        options = self._options | {"compare": compare} | ({} if seed is None else {"seed": seed})
-        reply = self._ask({"do": "probe", "id": model, "options": options}, on_stage)
+        options = self._options | ({} if seed is None else {"seed": seed})
+        if self._weights_only:
+            request = {"do": "weigh", "id": model, "options": {"seed": options["seed"]}}
+        else:
+            request = {"do": "probe", "id": model, "options": options | {"compare": compare}}
+        reply = self._ask(request, on_stage)
         return decode(Trace, reply["trace"])
 
     def cure(
@@ -146,7 +153,10 @@ class Runner:
         select: Sequence[str] = (),
         ignore: Sequence[str] = (),
     ) -> Cure:
-        """What mends the initialization of one collected model, tried on ``draws`` seeds; raises what :meth:`probe` does."""
+        """What mends the initialization of one collected model, tried on ``draws`` seeds.
+
+        Raises what :meth:`probe` does; the time limit is for all of it.
+        """
         self._load(model)
         options = self._options | {"draws": draws, "select": list(select), "ignore": list(ignore)}
         reply = self._ask({"do": "cure", "id": model, "options": options}, on_stage)

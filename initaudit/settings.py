@@ -84,6 +84,7 @@ class Settings:
     exitfirst: bool = _key(FLAG, False)
     timeout: float | None = _key(SECONDS)
     workers: int = _key(COUNT, 1)
+    weights_only: bool = _key(FLAG, False)
 
 
 def load(config: str | None = None, start: Path | None = None) -> Settings:

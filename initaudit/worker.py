@@ -4,9 +4,9 @@ Requests come in and replies go out as lines of JSON on what were standard input
 Before anything else runs, both are moved to private descriptors: from then on standard output is standard error, so
 nothing that the audited code prints, from Python, from C or at exit, can get between the replies.
 
-Requests: ``{"do": "collect", "target": ...}``, ``{"do": "probe", "id": ..., "options": {...}}``, the same with
-``"cure"``, ``{"do": "stop"}``. Replies: first ``{"torch": version}``; then to each request any number of
-``{"stage": ...}`` and one of ``{"ids": [...], "instances": [...], "empty": ...}``, ``{"trace": ...}``,
+Requests: ``{"do": "collect", "target": ..., "weights_only": ...}``, ``{"do": "probe", "id": ..., "options": {...}}``,
+the same with ``"weigh"`` or ``"cure"``, ``{"do": "stop"}``. Replies: first ``{"torch": version}``; then to each request
+any number of ``{"stage": ...}`` and one of ``{"ids": [...], "instances": [...], "empty": ...}``, ``{"trace": ...}``,
 ``{"cure": ...}``, ``{"failed": message, "stage": ...}``, ``{"usage": message}``, ``{"internal": traceback}``.
 """
 
@@ -56,8 +56,8 @@ def main() -> None:
 def answer(request: Message, found: Found, send: Callable[[Message], None]) -> Message:
     """The reply to a request; ``found`` keeps what was collected, ``send`` tells of the steps on the way."""
     if request["do"] == "collect":
-        return _answer(lambda: _collect(request["target"], found))
-    work = {"probe": _probe, "cure": _cure}[request["do"]]
+        return _answer(lambda: _collect(request["target"], found, weights_only=request.get("weights_only", False)))
+    work = {"probe": _probe, "weigh": _weigh, "cure": _cure}[request["do"]]
     return _answer(lambda: work(found[request["id"]], request["options"], send))
 
 
@@ -118,10 +118,11 @@ def _load_torch() -> Message:
     return {"torch": torch.__version__}
 
 
-def _collect(target: str, found: Found) -> Message:
+def _collect(target: str, found: Found, *, weights_only: bool) -> Message:
     from initaudit.target import load
+    from initaudit.weights_only import collect_weights
 
-    models = load.collect(target)
+    models = collect_weights(target) if weights_only else load.collect(target)
     found.update((model.id, model) for model in models)
     return {
         "ids": [model.id for model in models],
@@ -135,6 +136,12 @@ def _probe(target: Target, options: Message, send: Callable[[Message], None]) ->
 
     trace = probe_target(target, **options, progress=lambda stage: send({"stage": stage}))
     return {"trace": encode(trace)}
+
+
+def _weigh(target: Target, options: Message, send: Callable[[Message], None]) -> Message:
+    from initaudit.weights_only import read_weights
+
+    return {"trace": encode(read_weights(target, **options, progress=lambda stage: send({"stage": stage})))}
 
 
 def _cure(target: Target, options: Message, send: Callable[[Message], None]) -> Message:

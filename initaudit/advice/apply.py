@@ -23,8 +23,8 @@ def reinitialize_(
     For every finding above a note that carries advice, the layers that it names and those it lists as affected are
     drawn anew with ``generator`` or torch's global one, each by the rule of :mod:`initaudit.advice.plan`; their biases
     become zero, the gains of the norms beside them one, and what the finding's own line of advice says of another
-    parameter is done for all that it affects. What is already as it should be stays, within twice its sampling error; so does an affected
-    layer that is all zeros, which is done on purpose. A tied weight is drawn once.
+    parameter is done for all that it affects. What is already as it should be stays, within four times its sampling
+    error; so does an affected layer that is all zeros, which is done on purpose. A tied weight is drawn once.
 
     Returns what changed: the name of each parameter in ``named_parameters()`` and its std before and after; of a
     constant (a bias, a gain), its rms.

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 
 from initaudit.records import Finding, Layer, Report, Role, Severity, Trace
 
+GROWTH = "IA202"  # exploding-gradients
 COMPARED = ("IA503",)  # rules that compare a parameter with others
 DEEP = 20  # layers in a row, from which a function with an unstable fixed point drifts whatever the gain
 
@@ -29,12 +30,17 @@ def _remark(finding: Finding, trace: Trace, changed: Collection[str]) -> str:
     return f"{finding.code} {finding.name} at {place}: {next(_reasons(finding, trace))}"
 
 
+def grows_by_batch_norm(finding: Finding, trace: Trace) -> bool:
+    """Whether it is the growth of gradients that batch normalization brings about, whatever the weights."""
+    return finding.code == GROWTH and any(op.role is Role.NORM and op.over_batch for op in trace.ops)
+
+
 def _reasons(finding: Finding, trace: Trace) -> Iterator[str]:
     """The first one that fits."""
     layers = [layer for layer in trace.layers if layer.fqn in (finding.fqn, *finding.affected)]
     if any(_is_computed(layer, trace) for layer in layers):
         yield "the weight is computed from other parameters (weight_norm or the like), which no plan is made for"
-    if finding.code.startswith("IA2") and any(op.role is Role.NORM and op.over_batch for op in trace.ops):
+    if grows_by_batch_norm(finding, trace):
         yield (
             "batch normalization makes gradients grow at every layer, whatever the weights (Yang et al. 2019, "
             "arXiv:1902.08129): residual connections, fewer layers or LayerNorm would help"

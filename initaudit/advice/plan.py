@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import cached_property
 
 from initaudit.advice.recommend import Call, advise, call_for, is_embedding, torch_reads_fan_in
 from initaudit.advice.settings import CENTRE, Setting, constant, drawn, from_advice
@@ -28,9 +29,11 @@ SAME = 0.02  # gains closer than this are one
 class Reach(IntEnum):
     """How much of the model a plan takes in hand; each step includes the one before."""
 
-    NAMED = 0  # the layers that findings name or count as affected, and the norms beside them
-    ALL = 1  # every layer and norm that is not already as it should be
-    DEEP = 2  # and orthogonal, with slope 1 at zero for saturating functions: what depth asks for
+    OFFSETS = 0  # biases that outweigh a signal and norms, at the layers that findings name or count as affected
+    NAMED = 1  # and the weights and biases of these layers
+    ALL = 2  # every layer and norm that is not already as it should be
+    EVERY = 3  # every layer and norm, as it should be or not: what a measurement starts from
+    DEEP = 4  # and what depth asks for: orthogonal, gain 1 where a function saturates, else the gradient's gain
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,20 @@ class Planner:
         chosen: dict[tuple[str, tuple[int, int] | None], Setting] = {}
         for setting in (*(a for a in advised if a.rows is None or a.parameter not in whole), *planned):
             chosen.setdefault((setting.parameter, setting.rows), setting)
+        for setting in tuple(chosen.values()):
+            for other in self._sharing(setting):
+                chosen.setdefault((other, None), replace(setting, parameter=other))
         return tuple(sorted(chosen.values(), key=lambda s: s.rows is not None))
+
+    def _sharing(self, setting: Setting) -> Iterator[str]:
+        """Biases and gains of one name that are one constant share a fault, but for those that are meant."""
+        if setting.draws or setting.rows is not None or setting.scheme == CENTRE:
+            return
+        found = next(p for p in self.trace.parameters if p.fqn == setting.parameter)
+        for other in self.trace.parameters if found.constant else ():
+            alike = other.constant and other.mean == found.mean and other.requires_grad
+            if alike and _leaf(other.fqn) == _leaf(found.fqn) and _owner(other.fqn) not in self._meant:
+                yield other.fqn
 
     def _settings(self, around: Surroundings, named: frozenset[str], reach: Reach) -> Iterator[Setting]:
         norms: set[int] = set()
@@ -88,7 +104,7 @@ class Planner:
 
     def _alike(self, setting: Setting, finding: Finding) -> Iterator[str]:
         """The same parameter of what the finding affects: a gain of each norm, say."""
-        leaf = setting.parameter.rpartition(".")[2]
+        leaf = _leaf(setting.parameter)
         for parameter in self.trace.parameters if setting.rows is None else ():
             owner, _, name = parameter.fqn.rpartition(".")
             if owner in finding.affected and name == leaf and not setting.draws:
@@ -100,9 +116,13 @@ class Planner:
         alarms = (f for f in self.findings if f.severity is not Severity.NOTE)
         return frozenset(f.fqn for f in alarms if f.advice is not None and f.advice.std is not None)
 
-    @property
+    @cached_property
     def _meant(self) -> frozenset[str]:
-        """Where zeros and small scales were found that are there on purpose."""
+        """Where zeros and small scales were found that are there on purpose; not where every norm's gain is zero."""
+        norms = Surroundings(self.trace).norm_parameters
+        gains = [p for p in self.trace.parameters if p.fqn in norms and not _is_offset(p)]
+        if gains and all(_is_zero(p) for p in gains):
+            return frozenset()
         notes = [f for f in self.findings if f.severity is Severity.NOTE and f.name == "symmetric-units"]
         return frozenset(name for note in notes for name in (note.fqn, *note.affected))
 
@@ -116,18 +136,22 @@ class Planner:
         shapes = {p.fqn: p.shape for p in self.trace.parameters}
         if shapes.get(layer.weight.fqn) != layer.weight.shape or _is_computed(self.trace, layer):
             return  # computed from several parameters, as under weight_norm: none of them is the weight
-        if layer.kind.startswith(RECURRENT):
+        if layer.kind.startswith(RECURRENT) and reach > Reach.OFFSETS:
             yield from _recurrent(layer, self.trace)
             return
-        if is_embedding(layer):
+        if is_embedding(layer) and reach > Reach.OFFSETS:
             advice = advise(layer)
             setting = from_advice(advice, frozenset(shapes))
             if setting is not None and differs(layer.weight, setting):
                 yield setting
             return
+        if reach is Reach.OFFSETS:
+            if layer.bias is not None and layer.bias.requires_grad and _outweighs(layer.bias, layer):
+                yield constant(layer.bias.fqn, 0.0)
+            return
         setting, centred = _weight(layer, around, reach)
-        if differs(layer.weight, setting) and (
-            centred or reach is Reach.DEEP or layer.fqn in self._blamed or not _fits(layer, around)
+        if (reach is Reach.EVERY or differs(layer.weight, setting)) and (
+            centred or reach >= Reach.EVERY or layer.fqn in self._blamed or not _fits(layer, around)
         ):
             yield setting
         if layer.bias is not None and layer.bias.requires_grad:
@@ -146,6 +170,10 @@ def _on_purpose(layer: Layer) -> bool:
 def _named(findings: Iterable[Finding]) -> frozenset[str]:
     alarms = [f for f in findings if f.severity is not Severity.NOTE]
     return frozenset(name for f in alarms for name in (f.fqn, *f.affected))
+
+
+def _leaf(parameter: str) -> str:
+    return parameter.rpartition(".")[2]
 
 
 def _owner(parameter: str) -> str:
@@ -185,7 +213,9 @@ def _gain(layer: Layer, after: Activation | None, before: Activation | None, *, 
         return 1.0, False
     if after.saturating or math.isclose(after.gain, after.backward_gain, rel_tol=1e-3):
         return after.gain, False
-    return (before.gain if before is not None else 1.0), False
+    if before is None:
+        return 1.0, False
+    return (before.backward_gain if deep else before.gain), False
 
 
 def _usual(layer: Layer, gain: float, around: Surroundings) -> bool:
@@ -214,10 +244,14 @@ def _is_computed(trace: Trace, layer: Layer) -> bool:
     return stored is not None and stored.rms != layer.weight.rms and not math.isnan(stored.rms)
 
 
+def _is_offset(parameter: Parameter) -> bool:
+    """Whether a norm adds it, by its name."""
+    return "bias" in _leaf(parameter.fqn) or _leaf(parameter.fqn) == "beta"
+
+
 def _norm(parameter: Parameter, *, on_purpose: bool) -> Iterator[Setting]:
     """Gains one and biases zero; a gain of zeros that a note calls meant stays."""
-    leaf = parameter.fqn.rpartition(".")[2]
-    value = 0.0 if "bias" in leaf or leaf == "beta" else 1.0
+    value = 0.0 if _is_offset(parameter) else 1.0
     right = parameter.constant and parameter.mean == value
     if not right and not (on_purpose and parameter.constant and parameter.mean == 0.0) and parameter.requires_grad:
         yield constant(parameter.fqn, value)
@@ -228,7 +262,7 @@ def _recurrent(layer: Layer, trace: Trace) -> Iterator[Setting]:
 
     Saxe et al. 2014 (arXiv:1312.6120) for the state; Jozefowicz et al. 2015, section 2.2, for the forget bias.
     """
-    leaf = layer.weight.fqn.rpartition(".")[2]
+    leaf = _leaf(layer.weight.fqn)
     size = layer.weight.shape[0] // max(1, layer.repeats)
     if "_hh" in leaf:
         weight = Setting(layer.weight.fqn, "orthogonal_", value=1 / math.sqrt(layer.fan_in), blocks=layer.repeats)
@@ -245,6 +279,11 @@ def _recurrent(layer: Layer, trace: Trace) -> Iterator[Setting]:
         yield replace(constant(bias.fqn, 1.0), rows=(size, 2 * size))
     elif not _is_zero(bias):
         yield constant(bias.fqn, 0.0)
+
+
+def _outweighs(bias: Parameter, layer: Layer) -> bool:
+    """Whether the bias is larger than what the layer makes of inputs of unit size."""
+    return not bias.rms <= layer.weight.rms * math.sqrt(layer.fan_in)
 
 
 def _is_zero(parameter: Parameter) -> bool:

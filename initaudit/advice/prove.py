@@ -6,12 +6,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from initaudit.advice.data_driven import scaled
+from initaudit.advice.open_ends import grows_by_batch_norm
 from initaudit.advice.plan import Planner, Reach
 from initaudit.advice.settings import Setting
 from initaudit.records import Finding, Report, Severity, Trace, Vitals
 
 Attempt = Callable[[Sequence[Setting]], Report]
 CLEARLY = 0.75  # of the severity score, which one draw of a healthy network moves by less
+ROUNDS = 4  # of measuring and scaling
 SIGNAL = ("IA1", "IA2")  # rules on the signal and the gradient: what a look at the whole model may mend
 
 
@@ -26,21 +29,59 @@ class Outcome:
 def search(before: Report, attempt: Attempt) -> Outcome:
     """Try plans of growing reach and keep what the audit says is better.
 
-    What findings name is set first, twice if the second audit names more; the whole model only while findings on the
-    signal or the gradient remain, or new ones have come.
+    What findings name is set first, offsets before weights, twice if the second audit names more; the whole model only
+    while findings on the signal or the gradient remain, or new ones have come. Where a plan takes every fault away that
+    it was made for and lays bare as many others, the next one goes on from there.
     """
-    best = Outcome((), before)
+    best = current = Outcome((), before)
     codes = {f.code for f in before.findings}
-    for reach in (Reach.NAMED, Reach.NAMED, Reach.ALL, Reach.DEEP):
-        found = alarms(best.report.findings)
-        beyond = any(f.code.startswith(SIGNAL) or f.code not in codes for f in found)
-        if not found or best.report.trace is None or (reach > Reach.NAMED and not beyond):
+    for reach in (Reach.OFFSETS, Reach.NAMED, Reach.NAMED, Reach.ALL, Reach.DEEP):
+        found, trace = alarms(current.report.findings), current.report.trace
+        if not found or trace is None:
             break
-        planner = Planner(best.report.trace, best.report.findings, follows_advice=best.report is before)
-        settings = merged(best.settings, planner.plan(reach))
-        if settings == best.settings:
+        if reach > Reach.NAMED and not any(f.code not in codes or _of_the_signal(f, trace) for f in found):
+            break
+        planner = Planner(trace, current.report.findings, follows_advice=current.report is before)
+        settings = merged(current.settings, planner.plan(reach))
+        if settings == current.settings:
             continue
-        report = attempt(settings)
+        tried = Outcome(settings, attempt(settings))
+        if improves(tried.report, best.report):
+            best = current = tried
+        else:
+            current = tried if _unmasks(tried.report, current.report) else best
+    return _measured(before, best, attempt)
+
+
+def _of_the_signal(finding: Finding, trace: Trace) -> bool:
+    """Whether a look at the whole model may mend it: it is about signal or gradient, and about the initialization."""
+    return finding.code.startswith(SIGNAL) and not grows_by_batch_norm(finding, trace)
+
+
+def _unmasks(report: Report, before: Report) -> bool:
+    """Whether what ``before`` found is gone, and no more than as many other findings have come."""
+    if report.error is not None or _counts(report) > _counts(before):
+        return False
+    places = {(f.code, f.fqn) for f in alarms(report.findings)}
+    return not any((f.code, f.fqn) in places for f in alarms(before.findings))
+
+
+def _measured(before: Report, best: Outcome, attempt: Attempt) -> Outcome:
+    """What a few rounds of scaling to unit size make of a plan for the whole model, where that helps."""
+    trace = best.report.trace
+    if trace is None or before.trace is None:
+        return best
+    if not any(_of_the_signal(f, trace) for f in alarms(best.report.findings)):
+        return best
+    settings = merged(best.settings, Planner(before.trace, before.findings).plan(Reach.EVERY))
+    report = attempt(settings)
+    for _ in range(ROUNDS):
+        if report.trace is None or not settings:
+            break
+        finer = scaled(settings, report.trace)
+        if finer == settings:
+            break
+        settings, report = finer, attempt(finer)
         if improves(report, best.report):
             best = Outcome(settings, report)
     return best
@@ -53,6 +94,8 @@ def alarms(findings: Iterable[Finding]) -> list[Finding]:
 
 def improves(report: Report, before: Report) -> bool:
     """Whether there are fewer errors, or as many and fewer warnings, or as many and a clearly lower severity score."""
+    if report.error is not None:
+        return False
     now, then = _counts(report), _counts(before)
     return now < then or (now == then and report.severity_score < CLEARLY * before.severity_score)
 

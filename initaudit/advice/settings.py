@@ -38,7 +38,7 @@ class Setting:
 
 
 def drawn(layer: Layer, call: Call, gain: float | None = None) -> Setting:
-    """The setting of a layer's weight; ``gain`` where the call's std follows from it and the fan_in that torch reads."""
+    """The setting of a layer's weight; ``gain`` is kept where the std follows from it and the fan_in torch reads."""
     by_fan = gain if call.scheme == "normal_" and gain is not None and torch_reads_fan_in(layer) else None
     return Setting(layer.weight.fqn, call.scheme, call.arguments, call.std, by_fan)
 

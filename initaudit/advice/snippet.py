@@ -14,9 +14,12 @@ from initaudit.advice.settings import CENTRE, Setting
 
 CENTRED = ".copy_("  # a bias that is computed from the weight, and so comes after it
 FEW = 2  # modules that are set by name rather than in a branch of their own
+ENDS = 4  # names of layers within their block that one condition lists
 LISTED = 4  # settings that differ in nothing but a number, from which they become a table
 WIDTH = 118
 
+_BY_FAN = re.compile(r"std=\S+ / \S+\[0\]\.numel\(\) \*\* 0\.5")
+_CALL = re.compile(r"    (nn\.init\.\w+)\(([^,()]+)(.*)\)(  # .*)?")
 _KIND = re.compile(r"(weight|bias)_(ih|hh|hr)(?=_l\d)")
 
 Statements = tuple[str, ...]  # of one module, with {m} for it
@@ -52,7 +55,8 @@ def init_function(
     for setting in settings:
         wanted.setdefault(setting.parameter, []).append(setting)
     groups = _groups(wanted, facts)
-    writer = _Writer(facts, constants, {f.fqn: g for g in groups for f in g.members})
+    stds = {setting.parameter: setting.value for setting in settings}
+    writer = _Writer(facts, constants, {f.fqn: g for g in groups for f in g.members}, stds)
     body = [f'    """{title}"""', *_commented(writer.body(groups))]
     lines = ["import torch", "from torch import nn", "", "", "@torch.no_grad()"]
     return "\n".join([*lines, "def init_weights(model: nn.Module) -> None:", *body]) + "\n"
@@ -137,6 +141,7 @@ class _Writer:
     facts: Sequence[ModuleFact]
     constants: Mapping[str, float]
     group_of: dict[str, _Group]
+    stds: dict[str, float]
 
     def body(self, groups: Sequence[_Group]) -> Iterator[str]:
         """The loop over modules, then what is set by name."""
@@ -145,7 +150,7 @@ class _Writer:
         for test in dict.fromkeys(group.test for group in groups):
             alike = sorted((g for g in groups if g.test == test), key=lambda g: len(g.members))
             general = alike.pop()
-            named += [g for g in alike if len(g.members) <= FEW or len(self._condition(g, [])) > WIDTH]
+            named += [g for g in alike if len(g.members) <= FEW or "\n" in self._condition(g, [])]
             special = [g for g in alike if g not in named]
             if len(general.members) <= FEW:
                 named.append(general)
@@ -170,7 +175,7 @@ class _Writer:
             line
             for fact in self.facts
             if fact.fqn in by_fqn
-            for line in _by_name(fact, by_fqn[fact.fqn], whole.get(by_fqn[fact.fqn].test))
+            for line in self._by_name(fact, by_fqn[fact.fqn], whole.get(by_fqn[fact.fqn].test))
         ]
         yield from _tabulated(lines)
 
@@ -183,6 +188,17 @@ class _Writer:
             for line in lines:
                 yield " " * (16 if guard else 12) + line.format(m="module")
 
+    def _by_name(self, fact: ModuleFact, group: _Group, before: _Group | None) -> Iterator[str]:
+        """The group's statements for one of its modules, but those that the loop ``before`` has made of it already."""
+        done = before.statements if before is not None else {}
+        for leaf, lines in group.statements.items():
+            parameter = fact.parameters.get(leaf)
+            if parameter is None or (done.get(leaf) == lines and not any(CENTRED in line for line in lines)):
+                continue
+            for line in lines:
+                plain = _BY_FAN.sub(f"std={self.stds[parameter]:.4g}", line)
+                yield "    " + plain.format(m=fact.access)
+
     def _condition(self, group: _Group, taken: Sequence[ModuleFact]) -> str:
         """The shortest condition that holds for the group's modules and no other that it must not touch."""
         names = [fact.fqn for fact in group.members]
@@ -191,11 +207,10 @@ class _Writer:
         barred = [fact.fqn for fact in alike if not self._harmless(fact, group)]
         if not barred:
             return group.test
-        ends = {name.rpartition(".")[2] for name in names}
-        if len(ends) == 1 and all("." in n for n in names):
-            end = f".{ends.pop()}"
-            if not any(name.endswith(end) for name in barred):
-                return f'{group.test} and name.endswith("{end}")'
+        ends = tuple(dict.fromkeys(f".{name.rpartition('.')[2]}" for name in names))
+        if len(ends) <= ENDS and all("." in n for n in names) and not any(n.endswith(ends) for n in barred):
+            listed = ", ".join(f'"{end}"' for end in ends)
+            return f"{group.test} and name.endswith({listed if len(ends) == 1 else f'({listed})'})"
         start = _common_start(names)
         if start and not any(name.startswith(start) for name in barred):
             return f'{group.test} and name.startswith("{start}")'
@@ -220,63 +235,42 @@ class _Writer:
 
 def _fills(line: str) -> float | None:
     """The number that a statement fills a whole parameter with, if it does."""
-    if "[" in line:
+    if "])" in line:  # a row, or some rows
         return None
     return 0.0 if "nn.init.zeros_(" in line else 1.0 if "nn.init.ones_(" in line else None
 
 
-def _by_name(fact: ModuleFact, group: _Group, before: _Group | None) -> Iterator[str]:
-    """The group's statements for one of its modules, but those that the loop ``before`` has made of it already."""
-    done = before.statements if before is not None else {}
-    for leaf, lines in group.statements.items():
-        if done.get(leaf) != lines or any(CENTRED in line for line in lines):
-            yield from ("    " + line.format(m=fact.access) for line in lines)
-
-
 def _tabulated(lines: Sequence[str]) -> Iterator[str]:
-    """``lines``, those that differ in nothing but the tensor and its std as one loop over a table."""
-    tables: dict[str, list[tuple[str, str]]] = {}
-    rest = []
+    """``lines``, those that make one call on many tensors as one loop over these, with a column of stds if need be."""
+    rows: dict[tuple[str, ...], list[tuple[str, str]]] = {}
     for line in lines:
-        head, found, tail = line.partition(", std=")
-        number, _, note = tail.partition(")")
-        if found and head.startswith("    nn.init.normal_(") and _is_number(number):
-            tables.setdefault(note, []).append((head.removeprefix("    nn.init.normal_("), number))
-        else:
-            rest.append(line)
-    for note, rows in tables.items():
-        if len(rows) < LISTED:
-            yield from (f"    nn.init.normal_({at}, std={std}){note}" for at, std in rows)
-            continue
-        yield f"    for weight, std in [{note}"
-        yield from (f"        ({at}, {std})," for at, std in rows)
-        yield "    ]:"
-        yield "        nn.init.normal_(weight, std=std)"
-    yield from _listed(rest)
-
-
-def _listed(lines: Sequence[str]) -> Iterator[str]:
-    """``lines``, constants that many parameters share as one loop over these."""
-    filled: dict[str, list[str]] = {}
+        if match := _CALL.fullmatch(line):
+            scheme, tensor, arguments, note = match.groups(default="")
+            std = arguments.removeprefix(", std=") if arguments.startswith(", std=") else ""
+            key = (scheme, ", std=std" if std else arguments, note)
+            rows.setdefault(key, []).append((tensor, std))
+    tables = {key: found for key, found in rows.items() if len(found) >= LISTED}
     for line in lines:
-        if _fills(line) is not None and line.startswith("    nn.init."):
-            scheme, _, at = line.strip().partition("(")
-            filled.setdefault(scheme, []).append(at.removesuffix(")"))
-    many = {scheme: names for scheme, names in filled.items() if len(names) >= LISTED}
-    yield from (line for line in lines if line.strip().partition("(")[0] not in many or _fills(line) is None)
-    for scheme, names in many.items():
-        yield "    for tensor in ["
-        yield from (f"        {name}," for name in names)
-        yield "    ]:"
-        yield f"        {scheme}(tensor)"
+        match = _CALL.fullmatch(line)
+        if match:
+            scheme, tensor, arguments, note = match.groups(default="")
+            key = (scheme, ", std=std" if arguments.startswith(", std=") else arguments, note)
+            if key in tables:
+                yield from _table(key, tables.pop(key))
+            if key in tables or len(rows[key]) >= LISTED:
+                continue
+        yield line
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _table(key: tuple[str, ...], rows: Sequence[tuple[str, str]]) -> Iterator[str]:
+    scheme, arguments, note = key
+    one = len({std for _, std in rows}) == 1
+    if one and rows[0][1]:
+        arguments = f", std={rows[0][1]}"
+    yield f"    for {'tensor' if one else 'tensor, std'} in [{note}"
+    yield from (f"        {tensor}," if one else f"        ({tensor}, {std})," for tensor, std in rows)
+    yield "    ]:"
+    yield f"        {scheme}(tensor{arguments})"
 
 
 def _common_start(names: Sequence[str]) -> str:
@@ -290,4 +284,7 @@ def _common_start(names: Sequence[str]) -> str:
 
 
 def _set(names: Sequence[str]) -> str:
-    return "{" + ", ".join(f'"{name}"' for name in names) + "}"
+    """The names as a set in the code, one to a line where they are many."""
+    quoted = [f'"{name}"' for name in names]
+    line = "{" + ", ".join(quoted) + "}"
+    return line if len(line) < WIDTH / 2 else "{\n" + "".join(f"            {name},\n" for name in quoted) + "        }"

@@ -21,8 +21,28 @@ class Surroundings:
         """The activation that the input of the layer's first call has come through since the layer before it."""
         op = self._input(layer)
         while op is not None and op.activation is None and op.role in _KEPT:
-            op = next((self.trace.ops[i] for i in op.inputs if self.trace.ops[i].moving), None)
+            op = self._moving(op)
         return op.activation if op is not None else None
+
+    def layer_before(self, layer: Layer) -> str | None:
+        """The ``fqn`` of the one layer that the input of the first call comes from; sums of its output count."""
+        start = self._input(layer)
+        found: set[str | None] = set()
+        seen: set[int] = set()
+        waiting = [start] if start is not None else []
+        while waiting:
+            op = waiting.pop()
+            if op.role in (*_KEPT, Role.ACTIVATION, Role.JOIN):
+                operands = [self.trace.ops[i] for i in op.inputs if self.trace.ops[i].moving and i not in seen]
+                seen.update(o.id for o in operands)
+                waiting.extend(operands)
+            else:
+                found.add(op.layer if op.role is Role.LAYER else None)
+        return found.pop() if len(found) == 1 else None
+
+    def _moving(self, op: Op) -> Op | None:
+        """The first operand that depends on the model's input."""
+        return next((self.trace.ops[i] for i in op.inputs if self.trace.ops[i].moving), None)
 
     def _input(self, layer: Layer) -> Op | None:
         call = layer.calls[0] if layer.calls else None
@@ -45,7 +65,7 @@ class Surroundings:
         while before is not None and before.role in (*_KEPT, Role.ACTIVATION, Role.NORM):
             if before.role is Role.NORM:
                 found.add(before.id)
-            before = next((self.trace.ops[i] for i in before.inputs if self.trace.ops[i].moving), None)
+            before = self._moving(before)
         return found
 
     def _norms_behind(self, start: int) -> Iterator[int]:

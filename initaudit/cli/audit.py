@@ -56,6 +56,8 @@ def _settings(ctx: click.Context, /, config: str | None) -> Settings:
         if name in Settings.__dataclass_fields__ and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
     settings = replace(settings_file.load(config), **given)
+    if settings.weights_only and (unused := sorted({"input", "loss", "device", "dtype"} & given.keys())):
+        raise UsageError(f"--weights-only runs nothing, and --{unused[0]} says how to run: leave one of them out")
     if not settings.targets:
         raise UsageError("no TARGET: name a file, a folder or package.module:attr, or set targets in [tool.initaudit]")
     targets = sorted(settings.targets, key=_is_there)  # one that is missing is told before the others are audited

@@ -73,6 +73,7 @@ class Crew:
         self._results: dict[tuple[int, int], Result] = {}
         self._only_load = only_load
         self._end = Step(targets)
+        self._defect: BaseException | None = None
         self._threads = {hand: threading.Thread(target=self._work, args=(hand,), daemon=True) for hand in hands}
 
     def __enter__(self) -> Crew:
@@ -84,16 +85,18 @@ class Crew:
         with self._change:
             self._end = Step(-1)
             self._change.notify_all()
-        for hand, thread in self._threads.items():
-            while thread.is_alive():
+        while alive := {hand: thread for hand, thread in self._threads.items() if thread.is_alive()}:
+            for hand in alive:
                 if kind is not None or hand in self._doing:
                     hand.kill()
-                thread.join(POLL_SECONDS)
+            next(iter(alive.values())).join(POLL_SECONDS)
 
     def result(self, target: int, number: int = 0) -> Result:
         """The result of a step, waited for. Raises its error."""
         with self._change:
             while (target, number) not in self._results:
+                if self._defect is not None:
+                    raise self._defect
                 self._change.wait(POLL_SECONDS)
             result = self._results.pop((target, number))
         if result.error is not None:
@@ -101,6 +104,13 @@ class Crew:
         return result
 
     def _work(self, hand: Hand) -> None:
+        try:
+            self._take_steps(hand)
+            hand.close()
+        except BaseException as error:  # no hand should; without a word the main thread would wait for ever
+            self._defect = error
+
+    def _take_steps(self, hand: Hand) -> None:
         target = 0
         while (step := self._next(hand, target)) is not None:
             target = step.target
@@ -114,7 +124,6 @@ class Crew:
                 if result.ends:
                     self._end = min(self._end, step)
                 self._change.notify_all()
-        hand.close()
 
     def _next(self, hand: Hand, target: int) -> Step | None:
         """What a hand that is at ``target`` does next; waits while others may still find models."""

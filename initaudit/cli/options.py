@@ -17,6 +17,7 @@ TARGETS = [
     ("package.module:attr", "an importable class, factory function or instance"),
     ("hf:ARCH_OR_CONFIG_JSON", "a transformers architecture from its config (extra hf)"),
     ("timm:NAME", "a timm architecture (extra timm)"),
+    ("model.safetensors, model.pt", "a checkpoint, with --weights-only (extra safetensors)"),
 ]
 
 EXAMPLES = [
@@ -25,6 +26,7 @@ EXAMPLES = [
     ('initaudit model.py --input "int64[8,128]<50257"', "token ids below 50257"),
     ("initaudit models/ -k 'encoder and not tiny' -x", "those whose name matches, up to the first that fails"),
     ("initaudit model.py --format json --output init.json", "the figures of every layer, for scripts"),
+    ("initaudit model.safetensors.index.json --weights-only", "the weights of a large checkpoint, shard by shard"),
     ("initaudit model.py --seeds 5", "a verdict over five draws: a bad rule, or an unlucky draw"),
     ("initaudit model.py --ignore IA3 --fail-on warning", "without the rules on weights, and stricter"),
 ]
@@ -106,6 +108,13 @@ OPTIONS = [
         type=click.IntRange(min=1),
         metavar="K",
         help="Audit K models at a time, each in a process of its own, which share the cores; default 1.",
+    ),
+    _option(
+        RUN,
+        "--weights-only",
+        is_flag=True,
+        help="Run nothing: judge the weights one tensor at a time, of a model or of a checkpoint "
+        "(.safetensors, .pt, .pth, .bin, .ckpt, or the .index.json of shards) given as TARGET.",
     ),
     _option(JUDGE, "--select", multiple=True, metavar="CODES", help="Only these rules: code, prefix (IA1) or name."),
     _option(JUDGE, "--ignore", multiple=True, metavar="CODES", help="All rules but these."),

@@ -126,7 +126,12 @@ class Auditor:
             self.close()
             s = self._settings
             options = ProbeOptions(
-                inputs=list(s.input) or None, loss=s.loss, device=s.device, dtype=s.dtype, seed=s.seed
+                inputs=list(s.input) or None,
+                loss=s.loss,
+                device=s.device,
+                dtype=s.dtype,
+                seed=s.seed,
+                weights_only=s.weights_only,
             )
             self._runner = Runner(s.targets[target], options, timeout=s.timeout, workers=s.workers, worker=self._worker)
             self._target, self._worker = target, None

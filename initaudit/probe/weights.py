@@ -19,7 +19,7 @@ from initaudit.records import Parameter
 
 CHUNK = 4096  # a float32 sum this short is right to 1e-5; longer ones lose digits
 BLOCK = 1 << 20  # entries converted to float64 at a time
-SAMPLE = 1 << 16  # entries looked at for kurtosis and zeros in a large tensor
+SAMPLE = 1 << 15  # entries looked at for kurtosis and zeros in a large tensor
 LARGE = 1 << 17  # entries from which a sample stands for all
 SMALL = 1 << 14  # entries up to which tensors of one size are measured together, in float64
 TOGETHER = 1 << 18  # entries of such tensors at a time
@@ -58,7 +58,7 @@ def parameter_record(
     ``fans`` are the effective ``(fan_in, fan_out)`` of the layer and ``torch_fans`` those that ``torch.nn.init``
     reads off the shape, where they exist; ``repeats`` is the number of row blocks that share one fan. Mean, rms,
     range and the count of non-finite entries are exact; the kurtosis and the fraction of zeros of a tensor above
-    131,072 entries come from 65,536 of them, drawn with a generator of its own. ``std_uncertainty`` is
+    131,072 entries come from 32,768 of them, drawn with a generator of its own. ``std_uncertainty`` is
     ``sqrt((kurtosis - 1) / (4 N))``, the relative standard error of the std of N independent values. What holds no
     real numbers to judge (meta, empty, lazy, complex, integer, sparse) has NaN statistics and says so in ``init``.
     ``seen`` is what :func:`look` saw of the tensor, where it looked at many together.

@@ -79,9 +79,10 @@ def expected_std(layer: Layer, lookups: Container[str] = ()) -> float | None:
     """The weight std that keeps the signal's scale: ``gain / sqrt(fan_in)`` (He et al. 2015, eq. 10).
 
     The gain is that of the activation that follows, 1 where none does. ``None`` where nothing is summed, so that the
-    rule has nothing to say: a layer without a fan-in, and those in ``lookups``.
+    rule has nothing to say: a layer without a fan-in, and those in ``lookups``; and where nothing ran, so that nobody
+    knows what follows.
     """
-    if layer.fqn in lookups or not layer.fan_in > 0:
+    if layer.fqn in lookups or not layer.fan_in > 0 or not layer.calls:
         return None
     gain = layer.nonlinearity.gain if layer.nonlinearity else 1.0
     return gain / math.sqrt(layer.fan_in)

@@ -53,7 +53,8 @@ class Column:
 def layer_lines(report: Report, glyphs: Glyphs, *, width: int, verbose: int = 0) -> Iterator[Text]:
     """Header, one line per layer, and the axes of the histograms; nothing for a report without layers.
 
-    Runs of more than ``2 * EDGE + 1`` layers that are alike are shortened to their ends unless ``verbose``.
+    Runs of more than ``2 * EDGE + 1`` layers that are alike are shortened to their ends unless ``verbose``, which also
+    brings the factor that the weights declare and the one that was measured.
     """
     rows = [_row(report, layer, glyphs, brief=width < 120) for layer in report.layers]
     if not rows:
@@ -63,7 +64,8 @@ def layer_lines(report: Report, glyphs: Glyphs, *, width: int, verbose: int = 0)
     carried = [row.gradient.rms if row.gradient else None for row in reversed(rows)]
     backward = axis_limit(carried[len(rows) > 1 :])
     gap = " " if width < 100 else "  "
-    columns = _fitted(_columns(rows, glyphs, width, (forward, backward), lookups(report)), glyphs, width, len(gap))
+    every = _columns(rows, glyphs, width, (forward, backward), lookups(report), verbose)
+    columns = _fitted(every, glyphs, width, len(gap))
     yield _line(columns, gap, None, "bold")
     yield Text(gap.join(glyphs.rule * column.width for column in columns), "dim", no_wrap=True)
     for run, members in groupby(enumerate(rows), key=lambda item: item[1].run or f"#{item[0]}"):
@@ -74,9 +76,10 @@ def layer_lines(report: Report, glyphs: Glyphs, *, width: int, verbose: int = 0)
                 yield _line(columns, gap, index, row.style)
             elif position == EDGE:
                 yield Text(f"{glyphs.ellipsis} {left_out} more layers {run}", "dim", no_wrap=True)
-    legend = [f"bars: activations within {number(forward)} of 0, gradients within {number(backward)}, in every row"]
     headers = {column.header for column in columns}
-    legend += ["expected std: gain / sqrt(fan-in)"] * ("std/expected" in headers)
+    bars = f"bars: activations within {number(forward)} of 0, gradients within {number(backward)}, in every row"
+    legend = [bars] * ("forward rms" in headers)
+    legend += ["expected std: gain / sqrt(fan-in)"] * ("std/expected" in headers and any(r.layer.calls for r in rows))
     legend += ["factor: mean square after over before, declared by the weights/measured"] * ("factor" in headers)
     legend += ["flat: units that are dead or saturated"] * ("flat" in headers)
     for line in packed(legend, glyphs, width):
@@ -116,7 +119,12 @@ def _unjudged(report: Report) -> set[str]:
 
 
 def _columns(
-    rows: Sequence[Row], glyphs: Glyphs, width: int, limits: tuple[float, float], tables: frozenset[str]
+    rows: Sequence[Row],
+    glyphs: Glyphs,
+    width: int,
+    limits: tuple[float, float],
+    tables: frozenset[str],
+    verbose: int,
 ) -> Iterator[Column]:
     """Every column there is, in the order shown. ``limits`` are those of the axes of activations and gradients."""
     forward, backward = limits
@@ -130,12 +138,12 @@ def _columns(
         return Column(header, tuple(cell(row) for row in rows), rank, align, **bars)
 
     yield column("layer", 0, lambda row: row.layer.fqn or "(model)")
-    yield column("kind", 7, lambda row: glyphs.clean(row.layer.kind))
-    yield column("shape", 9, lambda row: glyphs.times.join(map(str, row.layer.weight.shape)))
-    yield column("fan-in", 8, lambda row: whole(row.layer.fan_in), "right")
+    yield column("kind", 8, lambda row: glyphs.clean(row.layer.kind))
+    yield column("shape", 10, lambda row: glyphs.times.join(map(str, row.layer.weight.shape)))
+    yield column("fan-in", 9, lambda row: whole(row.layer.fan_in), "right")
     yield column("init", 11, lambda row: glyphs.clean(row.layer.weight.init))
     yield column("std/expected", 4, lambda row: _std(row.layer, tables), "right")
-    yield column("factor", 10, lambda row: _factor(row.layer), "right")
+    yield column("factor", 7 if verbose else 12, lambda row: _factor(row.layer), "right")
     yield column("act.", 5, lambda row: _activation(row.layer, glyphs, 7 if width < 100 else 14))
     yield column("forward rms", 2, lambda row: signal(row.before, row.after, forward), bars=bars, tint="blue")
     yield column("gradient rms", 3, lambda row: signal(row.gradient, row.gradient, backward), bars=bars, tint="magenta")

@@ -89,11 +89,13 @@ RULES: tuple[Rule, ...] = (
 def diagnose(trace: Trace, *, select: Sequence[str] = (), ignore: Sequence[str] = ()) -> tuple[Finding, ...]:
     """What the rules find in ``trace``: root causes first, worst first.
 
-    ``select`` and ``ignore`` hold codes, names, or beginnings of codes (``"IA1"``), also comma-separated.
+    ``select`` and ``ignore`` hold codes, names, or beginnings of codes (``"IA1"``), also comma-separated. Of a trace
+    without operations only the weights are judged, by the rules that need no run.
     Raises :class:`UsageError` for one that matches no rule.
     """
     wanted = matching(select) or set(RULES)
-    return diagnose_with([rule for rule in RULES if rule in wanted - matching(ignore)], trace)
+    applied = [rule for rule in RULES if rule in wanted - matching(ignore) and (trace.ops or not rule.needs_run)]
+    return diagnose_with(applied, trace)
 
 
 def matching(words: Sequence[str]) -> set[Rule]:

@@ -48,6 +48,7 @@ class Rule:
 
     The docstring of the module that defines the rule is its page. ``severity`` is the worst the rule can say.
     ``stands_alone`` is for what is no matter of the signal: it explains no other finding and none explains it.
+    ``needs_run`` is False for what can be said of weights alone, in a trace without operations.
     """
 
     code: str
@@ -56,3 +57,4 @@ class Rule:
     limit: Limit
     check: Callable[[Flow], Iterator[Observation]]
     stands_alone: bool = False
+    needs_run: bool = True

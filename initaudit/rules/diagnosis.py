@@ -56,4 +56,6 @@ def _finding(rule: Rule, seen: Observation, *, root_cause: bool) -> Finding:
 def _advice(seen: Observation) -> Advice | None:
     if seen.code is not None:
         return Advice(scheme=seen.code.partition("(")[0].removeprefix("nn.init."), gain=None, std=None, code=seen.code)
-    return advise(seen.layer, gain=seen.gain) if seen.layer is not None else None
+    if seen.layer is None or not seen.layer.calls:  # without a run nobody knows what follows a layer, nor its gain
+        return None
+    return advise(seen.layer, gain=seen.gain)

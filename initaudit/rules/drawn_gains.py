@@ -40,10 +40,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from initaudit.records import Severity
+from initaudit.records import Parameter, Severity, Trace
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
 from initaudit.rules.laws import Laws, trained
+from initaudit.rules.not_random import looks_drawn
 from initaudit.rules.paths import listing, owners
 from initaudit.rules.wording import figure
 
@@ -53,10 +54,9 @@ _CHANNELS = 8
 
 def check(flow: Flow) -> Iterator[Observation]:
     """One observation for all such gains, at the first."""
+    gains = Laws(flow.trace).gains if flow.trace.ops else _gains_by_name(flow.trace)
     drawn = [
-        p
-        for p in Laws(flow.trace).gains
-        if trained(p) and not p.constant and sum(p.shape) >= _CHANNELS and abs(p.mean) < _LIMIT * p.rms
+        p for p in gains if trained(p) and not p.constant and sum(p.shape) >= _CHANNELS and abs(p.mean) < _LIMIT * p.rms
     ]
     if drawn:
         first, names = drawn[0], owners(flow.trace, drawn)
@@ -71,10 +71,17 @@ def check(flow: Flow) -> Iterator[Observation]:
         )
 
 
+def _gains_by_name(trace: Trace) -> list[Parameter]:
+    """Vectors called ``weight``, where no run tells what they multiply, and fresh: training moves gains anywhere."""
+    vectors = (p for p in trace.parameters if len(p.shape) == 1 and p.fqn.rpartition(".")[2] in ("weight", "gamma"))
+    return [p for p in vectors if looks_drawn(p)]
+
+
 RULE = Rule(
     code="IA309",
     name="drawn-norm-gains",
     severity=Severity.WARNING,
     limit=Limit(_LIMIT, "mean of the gains over their rms", "Ioffe & Szegedy 2015: gains start at one"),
     check=check,
+    needs_run=False,
 )

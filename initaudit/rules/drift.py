@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from initaudit.records import Severity
-from initaudit.rules.flow import Flow, Segment, Step, drift_limit, expected_decay, power
+from initaudit.rules.flow import Flow, Segment, Step, drift_by_chance, expected_decay, power
 
 # Natural log of a mean-square ratio through depth. Six depth scales are the limit of easy training (Schoenholz 2017);
-# He's 22-layer Xavier net (-13) still trains, his 30-layer one (-19) and batch-normalized nets past sixteen depth
-# scales (Yang 2019) do not.
+# He's 22-layer Xavier net (-13.2) still trains, so failure starts above; his 30-layer one (-18.7) stalls, and
+# batch-normalized nets train up to some sixteen depth scales (Yang 2019), so by then it is sure.
 WARN = 6.0
-FAIL = 16.0
+FAIL = 14.0
+SURE = 18.7
 SIGNIFICANT = 0.25  # of a deviation from the fan-in rule, in ln Var[w]: 13% of the std
 
 
@@ -72,8 +73,9 @@ def judge(segment: Segment, amount: float, end: Step | None = None) -> Drift | N
 
     ``end`` is the layer where the gradient ends altogether, if it does.
     """
-    for base, severity in ((FAIL, Severity.ERROR), (WARN, Severity.WARNING)):
-        limit = drift_limit(segment, base)
+    chance = drift_by_chance(segment)
+    # Trouble is judged beyond what chance may do to a healthy net; what fails to train does so by chance as well.
+    for limit, severity in ((max(FAIL, chance), Severity.ERROR), (WARN + chance, Severity.WARNING)):
         if abs(amount) > limit:
             culprits = _culprits(segment, amount)
             first = culprits[0] if culprits else _cut(segment) or end or segment.layers[0]

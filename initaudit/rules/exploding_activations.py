@@ -32,8 +32,8 @@ normalization scale the last layer of each branch by `1/sqrt(2N)` for `N` blocks
 
 ## Limit and where it comes from
 
-The natural log of the variance ratio: a warning beyond 6, an error beyond 16, widened by what finite width gives to a
-healthy net; see `vanishing-activations`.
+The natural log of the variance ratio: a warning beyond 6 and what finite width gives to a healthy net, an error beyond
+14 or that, whichever is more; see `vanishing-activations`.
 
 ## References
 

@@ -31,11 +31,12 @@ Weights with the gain of the activation that follows, so that the gradient's fac
 
 ## Limit and where it comes from
 
-Natural log of the ratio of sums of squares: a warning beyond 6, an error beyond 16, widened by what finite width does
-to a healthy net.
+Natural log of the ratio of sums of squares: a warning beyond 6 and what finite width does to a healthy net, an error
+beyond 14 or that, whichever is more.
 
-Through normalizations a factor beyond 16 in the same measure is a warning: BatchNorm before each ReLU makes the
-gradient grow by 1.21 per layer, and nets of more than about 42 such layers hardly train without residual connections.
+Through twelve or more normalized layers a factor beyond 14 in the same measure is a warning and one beyond 18.7 an
+error: BatchNorm before each ReLU makes the gradient grow by 1.21 per layer, and nets of more than about 42 such layers
+hardly train without residual connections.
 
 ## References
 

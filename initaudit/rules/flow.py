@@ -111,9 +111,9 @@ class Segment:
         return total
 
 
-def drift_limit(segment: Segment, base: float) -> float:
-    """``base`` and what width and depth do to a healthy net: mean and 3.3 deviations of its log-normal drift."""
-    return base + segment.noise / 2 + 3.3 * math.sqrt(segment.noise)
+def drift_by_chance(segment: Segment) -> float:
+    """What width and depth do to a healthy net: mean and 3.3 deviations of its log-normal drift."""
+    return segment.noise / 2 + 3.3 * math.sqrt(segment.noise)
 
 
 def expected_decay(activations: int) -> float:

@@ -12,7 +12,7 @@ from initaudit.rules.base import Observation
 from initaudit.rules.flow import Flow, Segment, Step, log_ratio, power
 from initaudit.rules.wording import figure
 
-_STACK = 16  # layers in a row from which a stack is one
+_STACK = 12  # pairs of layers from which a stack is one
 _AVERAGING = frozenset({Role.POOL, Role.ATTENTION, Role.CONCAT})
 
 
@@ -29,11 +29,11 @@ def gradient_drift(segment: Segment) -> tuple[float, Step | None]:
 
     The sum over elements, not the mean, is what He's rule conserves where widths change. Stretches with pooling or
     attention between are left out: averaging over positions divides a gradient without any fault of the weights. So
-    is what a small head takes from it, which it gives back as soon as it has grown.
+    is what a small or a large head does to it, which is the same for all layers before it.
     """
     total, end = 0.0, None
     for before, after in _neighbours(list(segment.steps)):
-        if after is segment.layers[-1] and after.deviation < 0 and not segment.fails_a_norm:
+        if after is segment.layers[-1] and after.deviation and not segment.fails_a_norm:
             continue
         change = log_ratio(_energy(before), _energy(after))
         total += change
@@ -77,7 +77,7 @@ def _observe(amount: float, layers: list[Step]) -> Observation:
         f"{figure(math.exp(amount / 2))}, {figure(math.exp(amount / 2 / len(layers)))} per layer, whatever the weights "
         "(1.21 for a BatchNorm before each ReLU): shorten the stack or add residual connections",
         observed=math.exp(amount / 2),
-        severity=Severity.WARNING,
+        severity=Severity.ERROR if abs(amount) > drift.SURE else Severity.WARNING,
         affected=tuple(names[1:]),
     )
 

@@ -30,7 +30,7 @@ connections.
 
 ## Limit and where it comes from
 
-The natural log of the variance ratio, as in `vanishing-activations`: a warning beyond -6, an error beyond -16, the
+The natural log of the variance ratio, as in `vanishing-activations`: a warning beyond -6, an error beyond -14, the
 decay of a healthy net of that depth left out.
 
 ## References

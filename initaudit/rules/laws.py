@@ -108,10 +108,10 @@ class Laws:
         return sum(near(_gain_of(layer), _gain_of(self.layers[p.fqn])) for p in others if p.fqn in self.layers)
 
     def is_alone(self, layer: Layer) -> bool:
-        """Whether at most one other weight has its std, or its std in terms of the fan-in."""
+        """Whether no other weight has its std, or its std in terms of the fan-in."""
         by_std = sum(near(layer.weight.rms, p.rms) for p in self._drawn)
         by_gain = sum(near(_gain_of(layer), _gain_of(other)) for other in self.layers.values())
-        return max(by_std, by_gain) <= 2  # itself is one
+        return max(by_std, by_gain) <= 1  # that is itself
 
     def is_usual(self, parameter: Parameter) -> bool:
         """Whether the parameter is what nearly all of its kind in the model are."""

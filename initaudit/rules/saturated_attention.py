@@ -40,10 +40,10 @@ normalized before they are projected.
 
 ## Limit and where it comes from
 
-A mean concentration of 0.6 is a warning, 0.9 an error; 0.25 is a warning where a weight of queries or keys is more
-than four times what the rule asks for. For `n` independent Gaussian scores of std `s` the weights freeze onto a few
-keys at `s = sqrt(2 ln n)`, and from there on the concentration is `1 - sqrt(2 ln n) / s` (the random-energy model):
-0.6 takes scores 2.5 times as large as that, 0.9 ten times. Weights that follow the rule give `s = 1`, torch's
+A mean concentration of 0.6 is a warning, and 0.25 where a weight of queries or keys is more than four times what the
+rule asks for. It is no error, since small transformers whose every attention starts on one key were seen to train.
+For `n` independent Gaussian scores of std `s` the weights freeze onto a few keys at `s = sqrt(2 ln n)`, and from there
+on the concentration is `1 - sqrt(2 ln n) / s` (the random-energy model): 0.6 takes scores 2.5 times as large as that. Weights that follow the rule give `s = 1`, torch's
 `nn.MultiheadAttention` 0.5. Of 566 attentions in 192 library models the highest concentrations were 0.48 and 0.41
 (cosine attention times ten, on heads of width 8), all others were below 0.24, and none had a weight that large. A
 two-layer transformer that has to look up one of eight pairs reached a loss of 1.95 at `s = 1` with Adam in the time
@@ -70,8 +70,8 @@ from initaudit.rules.drift import SIGNIFICANT
 from initaudit.rules.flow import Flow
 from initaudit.rules.wording import figure
 
-_WARN, _FAIL = 0.6, 0.9
-_WARN_LARGE = 0.25  # where a weight is large
+_LIMIT = 0.6
+_LIMIT_LARGE = 0.25  # where a weight is large
 _LARGE = 2 * math.log(4)  # in ln Var[w], as in weight-too-large: a slip and no habit
 
 
@@ -80,20 +80,18 @@ def check(flow: Flow) -> Iterator[Observation]:
     found = [a for a in flow.trace.attentions if a.concentration > _limit(flow, a)]
     if not found:
         return
-    worst = next((a for a in found if a.concentration > _FAIL), found[0])
-    severe = worst.concentration > _FAIL
+    worst = found[0]
     blamed = _blamed(flow, worst)
     others = [p.layer.fqn for a in found for p in _blamed(flow, a)[:1]]
     large = bool(blamed) and blamed[0].deviation > SIGNIFICANT
     fqn = blamed[0].layer.fqn if large else flow.trace.ops[worst.op].scope
     yield Observation(
         fqn=fqn,
-        message=f"attention {'gives nearly all its weight to one' if worst.concentration > _WARN else 'sees but few'} "
+        message=f"attention {'gives nearly all its weight to one' if worst.concentration > _LIMIT else 'sees but few'} "
         f"of {worst.keys:.0f} keys: its entropy is {worst.entropy:.0%} of that of even weights, and its scores have "
         f"std {figure(worst.logit_std)}; " + (_weight(blamed[0]) if large else _other(flow, worst)),
         observed=worst.concentration,
-        limit=_FAIL if severe else _limit(flow, worst),
-        severity=Severity.ERROR if severe else Severity.WARNING,
+        limit=_limit(flow, worst),
         affected=tuple(name for name in dict.fromkeys(others) if name != fqn),
         layer=blamed[0].layer if large else None,
         gain=1.0 if large else None,
@@ -102,9 +100,9 @@ def check(flow: Flow) -> Iterator[Observation]:
 
 def _limit(flow: Flow, attention: Attention) -> float:
     """The concentration that is a warning."""
-    if not attention.concentration > _WARN_LARGE:
-        return _WARN  # nothing to look for
-    return _WARN_LARGE if any(p.deviation > _LARGE for p in _blamed(flow, attention)) else _WARN
+    if not attention.concentration > _LIMIT_LARGE:
+        return _LIMIT  # nothing to look for
+    return _LIMIT_LARGE if any(p.deviation > _LARGE for p in _blamed(flow, attention)) else _LIMIT
 
 
 def _blamed(flow: Flow, attention: Attention) -> list[Projection]:
@@ -142,7 +140,7 @@ def _other(flow: Flow, attention: Attention) -> str:
 RULE = Rule(
     code="IA107",
     name="saturated-attention",
-    severity=Severity.ERROR,
-    limit=Limit(_FAIL, "concentration of attention", "random-energy model: Derrida 1981"),
+    severity=Severity.WARNING,
+    limit=Limit(_LIMIT, "concentration of attention", "random-energy model: Derrida 1981"),
     check=check,
 )

@@ -70,6 +70,11 @@ _EQUAL_OUTPUTS = (
     "all outputs are equal at the start; their own targets tell them apart at the first step",
 )
 
+_UNKNOWN_HARM = (
+    Severity.WARNING,
+    "all its units are equal; whether the layers around it ever tell them apart, only a run can say",
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
@@ -84,6 +89,10 @@ def check(flow: Flow) -> Iterator[Observation]:
     """Yield one observation for each kind of symmetry and of zeros, at the first place that has it."""
     trace = flow.trace
     seen: dict[tuple[Severity, str], list[_Seen]] = {}
+    if not trace.ops:
+        seen[_UNKNOWN_HARM] = [
+            _Seen(layer.fqn, layer.weight, layer) for layer in trace.layers if _has_equal_units(layer)
+        ]
     for layer in _symmetric(trace):
         if verdict := _equal_rows(trace, layer):
             seen.setdefault(verdict, []).append(_Seen(layer.fqn, layer.weight, layer))
@@ -91,7 +100,7 @@ def check(flow: Flow) -> Iterator[Observation]:
         seen[_ALL_EQUAL] += seen.pop(_EQUAL_OUTPUTS)
     for verdict, found in (*_zeros(trace), *_small_scales(trace)):
         seen.setdefault(verdict, []).append(found)
-    for (severity, text), group in seen.items():
+    for (severity, text), group in ((key, group) for key, group in seen.items() if group):
         first, *rest = dict.fromkeys(found.name for found in group)
         parameter, at = group[0].parameter, group[0].layer
         yield Observation(
@@ -103,6 +112,14 @@ def check(flow: Flow) -> Iterator[Observation]:
             layer=None if severity is Severity.NOTE else at,
             code=None if severity is Severity.NOTE or at else _cure(parameter),
         )
+
+
+def _has_equal_units(layer: Layer) -> bool:
+    """Of a layer that has not run: whether it is a matrix, or a kernel that reads several channels, of equal rows."""
+    weight = layer.weight
+    reads = len(weight.shape) == 2 or (len(weight.shape) > 2 and weight.shape[1] > 1)
+    equal = weight.constant or weight.identical_rows
+    return reads and weight.shape[0] > 1 and equal and not is_zero(weight) and weight.requires_grad
 
 
 def _cure(parameter: Parameter) -> str:
@@ -134,6 +151,8 @@ def _equal_rows(trace: Trace, layer: Layer) -> tuple[Severity, str] | None:
     constant_bias = layer.bias is None or layer.bias.constant
     if constant_bias and all(follower.weight.constant for follower in outgoing):
         return _ALL_EQUAL
+    if constant_bias and all(f.weight.identical_rows and _next_layers(trace, f) for f in outgoing):
+        return Severity.ERROR, "all its units read the same, and so do those of the next layer: one number passes both"
     return Severity.WARNING, "all its units read the same, so that one number passes it at the start"
 
 
@@ -237,4 +256,5 @@ RULE = Rule(
     severity=Severity.ERROR,
     limit=Limit(0.0, unit="layers with equal units", source="equal units get equal gradients"),
     check=check,
+    needs_run=False,
 )

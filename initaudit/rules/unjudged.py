@@ -63,4 +63,5 @@ RULE = Rule(
     severity=Severity.NOTE,
     limit=Limit(0.0, unit="parts", source="what was not judged did not pass"),
     check=check,
+    needs_run=False,
 )

@@ -33,9 +33,9 @@ connections.
 
 ## Limit and where it comes from
 
-The natural log of the variance ratio: a warning beyond -6 (six depth scales are the limit of easy training) and an
-error beyond -16 (He's 22-layer net under Xavier, -13, still trains; his 30-layer one, -19, does not), both widened by
-the drift that finite width gives to a healthy net.
+The natural log of the variance ratio: a warning beyond -6 (six depth scales are the limit of easy training) and what
+finite width gives to a healthy net, and an error beyond -14 (He's 22-layer net under Xavier, -13.2, still trains; his
+30-layer one, -18.7, does not), or what finite width gives where that is more.
 
 ## References
 

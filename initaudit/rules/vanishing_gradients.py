@@ -30,11 +30,10 @@ The gain of the activation that follows; for sigmoid another activation, a norma
 
 ## Limit and where it comes from
 
-Natural log of the ratio: a warning beyond -6, an error beyond -16, widened by what finite width does to a healthy
-net. Absolute limits such as 1e-7 are useless: they depend on the loss, the batch and the width.
+Natural log of the ratio: a warning beyond -6 and what finite width does to a healthy net, an error beyond -14 or
+that, whichever is more. Absolute limits such as 1e-7 are useless: they depend on the loss, the batch and the width.
 
-Through normalizations a factor beyond 16 in the same measure is a warning: BatchNorm before each ReLU makes the
-gradient grow by 1.21 per layer, and nets of more than about 42 such layers hardly train without residual connections.
+Through twelve or more normalized layers a factor beyond 14 in the same measure is a warning, one beyond 18.7 an error.
 
 ## References
 

@@ -50,11 +50,13 @@ if TYPE_CHECKING:
 STANDARD_ERRORS = 5.0
 SMALLEST_FAN_IN = 16
 LIMIT = 1.0
+_LOOKUP = "Embedding"  # the one kind of matrix that is told from a layer's by its class alone
 
 
 def check(flow: Flow) -> Iterator[Observation]:
     """Yield one observation, at the first layer whose weights have a mean, with the others as affected."""
-    layers = [layer for layer in flow.trace.layers if multiplies(flow.trace, layer)]
+    trace = flow.trace
+    layers = [layer for layer in trace.layers if multiplies(trace, layer) or (not trace.ops and layer.kind != _LOOKUP)]
     biased = [(layer, share) for layer in layers if (share := _share(layer)) > LIMIT]
     if not biased:
         return
@@ -81,7 +83,7 @@ def _share(layer: Layer) -> float:
         return 0.0  # symmetric-units and never-written have these
     if abs(weight.mean) < STANDARD_ERRORS * weight.std / math.sqrt(math.prod(weight.shape)):
         return 0.0
-    source = layer.calls[0].input
+    source = layer.calls[0].input if layer.calls else None
     alike = min(1.0, (source.mean / source.rms) ** 2) if source and source.rms > 0 else 0.0
     return (weight.mean / weight.std) ** 2 * (1 + layer.fan_in * alike)
 
@@ -92,4 +94,5 @@ RULE = Rule(
     severity=Severity.WARNING,
     limit=Limit(LIMIT, unit="times the share of the variance", source="He et al. 2015, section 2.2: zero-mean weights"),
     check=check,
+    needs_run=False,
 )

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from initaudit.advice.apply import reinitialize_
+from initaudit import audit
+from initaudit.advice.apply import apply_, reinitialize_
 from initaudit.advice.recommend import advise
+from initaudit.advice.settings import Setting, constant
 from initaudit.errors import UsageError
 from initaudit.records import Environment, Failure, Finding, Layer, Report, Severity, Trace
 from tests.advice.layers import RELU, layer_of
@@ -158,3 +160,67 @@ def test_a_report_of_another_model() -> None:
 def test_a_report_without_an_audit() -> None:
     with pytest.raises(UsageError, match=r"the report of net holds no audit \(no such file\): audit the model again"):
         reinitialize_(make(), Report("net", error=Failure("load", "no such file")))
+
+
+def he(depth: int = 8) -> nn.Sequential:
+    """A healthy stack with ReLU."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[part for _ in range(depth) for part in (nn.Linear(64, 64), nn.ReLU())])
+    for layer in model[::2]:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    return model
+
+
+@pytest.mark.parametrize("places", [(6,), (0, 2, 4, 6, 8, 10, 12, 14)])
+def test_biases_that_shut_every_unit_are_set_to_zero(places: tuple[int, ...]) -> None:
+    model = he()
+    for place in places:
+        nn.init.constant_(model[place].bias, -10.0)
+    inputs = torch.randn(32, 64)
+    report = audit(model, inputs)
+    assert report.verdict == "fail"
+    changed = reinitialize_(model, report)
+    assert changed[f"{places[0]}.bias"] == (10.0, 0.0)
+    assert audit(model, inputs).verdict == "pass"
+    assert not any(layer.bias.any() for layer in model[::2])
+
+
+def test_norm_gains_that_were_drawn_are_set_to_one_everywhere() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *[part for _ in range(5) for part in (nn.Linear(64, 64), nn.BatchNorm1d(64), nn.ReLU())], nn.Linear(64, 10)
+    )
+    for norm in model[1::3]:
+        nn.init.normal_(norm.weight, std=0.02)
+    report = audit(model, torch.randn(32, 64))
+    assert "IA309" in [f.code for f in report.findings]
+    reinitialize_(model, report)
+    assert all(norm.weight.eq(1).all() for norm in model[1::3])
+
+
+def test_settings_are_carried_out_weights_before_what_follows_from_them() -> None:
+    model = nn.Sequential(nn.Linear(16, 16))
+    settings = [
+        Setting("0.bias", "centre", value=0.5),
+        Setting("0.weight", "orthogonal_", "gain=2.0", 0.5),
+    ]
+    changed = apply_(model, settings, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(model[0].weight @ model[0].weight.T, 4 * torch.eye(16), atol=1e-4)
+    assert torch.allclose(model[0].bias, -model[0].weight.sum(1) / 2)
+    assert changed["0.weight"][1] == pytest.approx(0.5, rel=0.01)
+
+
+def test_rows_and_blocks_are_set_apart() -> None:
+    model = nn.LSTM(4, 8)
+    apply_(
+        model,
+        [
+            constant("bias_ih_l0", 0.0),
+            replace(constant("bias_ih_l0", 1.0), rows=(8, 16)),
+            Setting("weight_hh_l0", "orthogonal_", blocks=4),
+        ],
+    )
+    assert model.bias_ih_l0.tolist() == [0.0] * 8 + [1.0] * 8 + [0.0] * 16
+    for gate in model.weight_hh_l0.chunk(4):
+        assert torch.allclose(gate @ gate.T, torch.eye(8), atol=1e-5)

@@ -33,8 +33,9 @@ class Hand:
             self.before(step)
         except RuntimeError as error:
             return Result(error=error, ends=True)
-        names = () if step.number else tuple(f"{step.target}.{n}" for n in range(1, self.models[step.target] + 1))
-        return Result(names, ends=step[:2] in self.ending, remark=step.model)
+        ends = step[:2] in self.ending
+        names = tuple(f"{step.target}.{n}" for n in range(1, self.models[step.target] + 1))
+        return Result(() if ends or step.number else names, ends=ends, remark=step.model)
 
     def kill(self) -> None:
         self.killed.set()
@@ -143,11 +144,21 @@ def test_an_error_is_raised_in_its_turn_and_ends_the_run() -> None:
             raise RuntimeError("no sense")
 
     hands, seen = crew(1, [3, 1], do)
-    with pytest.raises(RuntimeError, match="no sense"), Crew(hands, 2) as working:
+    with Crew(hands, 2) as working:
         assert working.result(0).models == ("0.1", "0.2", "0.3")
         assert working.result(0, 1).remark == "0.1"
-        working.result(0, 2)
+        with pytest.raises(RuntimeError, match="no sense"):
+            working.result(0, 2)
     assert seen[-1] == (0, 2)
+
+
+def test_a_hand_that_breaks_is_no_reason_to_wait_for_ever() -> None:
+    def do(step: Step) -> None:
+        raise ZeroDivisionError("a defect")
+
+    hands, _ = crew(1, [1], do)
+    with Crew(hands, 1) as working, pytest.raises(ZeroDivisionError, match="a defect"):
+        working.result(0)
 
 
 def test_leaving_by_an_exception_ends_all_hands() -> None:
@@ -159,9 +170,13 @@ def test_leaving_by_an_exception_ends_all_hands() -> None:
         for hand in hands:
             assert hand.killed.wait(10)
 
+    def interrupted() -> None:
+        with Crew(hands, 2):
+            started.acquire()
+            started.acquire()
+            raise KeyboardInterrupt
+
     hands, _ = crew(2, [1, 1], do)
-    with pytest.raises(KeyboardInterrupt), Crew(hands, 2):
-        started.acquire()
-        started.acquire()
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     assert all(hand.closed for hand in hands)

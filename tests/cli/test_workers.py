@@ -88,17 +88,14 @@ def test_all_models_are_audited_in_order_and_cost_only_themselves(folder: Path) 
     assert "took longer than --timeout 3 seconds" in messages[4]
     assert "no such head" in messages[6]
     assert run.returncode == 2
-    assert stderr.split() == "printed by second.py::Printing here".split() or "here" in stderr
+    assert "printed by second.py::Printing" in stderr
+    assert "\nhere\n" in stderr
 
 
 def test_exitfirst_reports_up_to_the_first_failure_of_the_order(folder: Path) -> None:
-    run = command(folder, "-n", "3", "second.py", "first.py::Hanging", "first.py::Fine", "-x", "-q", "-k", "not Base")
-    start = time.monotonic()
-    stdout, _ = run.communicate(timeout=120)
-    assert time.monotonic() - start < 60  # the model that hangs comes behind, and is ended
-    assert [line for line in stdout.splitlines() if "::" in line and line.startswith(("PASS", "FAIL", "ERROR"))] == [
-        line for line in stdout.splitlines() if "second.py::Printing" in line and line.startswith("ERROR")
-    ]
+    run = command(folder, "-n", "2", "second.py", "first.py::Hanging", "-x", "-k", "not Base", "--format", "json")
+    stdout, _ = run.communicate(timeout=50)  # the model that hangs comes behind, and is ended
+    assert [audit["target"] for audit in json.loads(stdout)["audits"]] == ["second.py::Printing"]
     assert run.returncode == 2
 
 

@@ -57,7 +57,7 @@ def test_one_frozen_layer_is_not_accused_of_having_no_gradient() -> None:
     parts["a"].requires_grad_(False)
     report = audit(Call(lambda m, x: m.b(torch.relu(m.a(x))), **parts), BATCH)
     assert by_fqn(report)["b"].weight.grad_rms
-    assert "IA203" not in codes(report)
+    assert {f.severity.value for f in report.findings if f.code == "IA203"} <= {"note"}
 
 
 @pytest.mark.parametrize("cut", ["detach", "no_grad", "data"])

@@ -1,5 +1,8 @@
 """Statistics against numpy: exact on small tensors, sampled without bias on large ones."""
 
+import weakref
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -62,23 +65,113 @@ def activations(depth: int, width: int, batch: int) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("index", [0, 3])
-def test_sampled_rms_of_real_activations_is_unbiased_and_within_its_error(index: int) -> None:
-    """Whole units of the same samples are seen, drawn without bias: over seeds the mean error is nought."""
+def test_rms_of_real_activations_is_that_of_all_elements(index: int) -> None:
     x = activations(4, 4096, 64)[index]
     exact = x.double().square().mean().sqrt().item()
-    errors = [stats_of(x, seed=seed).rms / exact - 1 for seed in range(40)]
+    found = [stats_of(x, seed=seed) for seed in range(5)]
+    assert found[0].sampled <= SAMPLE < found[0].count
+    assert [f.rms for f in found] == pytest.approx([exact] * 5, rel=1e-5)
+    for f in found:
+        assert f.mean**2 + f.std**2 == pytest.approx(f.rms**2, rel=1e-5)
+
+
+def test_what_is_sampled_is_unbiased_and_within_its_error() -> None:
+    """Whole units of the same samples are seen, drawn without bias: over seeds the mean error is nought."""
+    x = activations(4, 4096, 64)[3]
+    mean, spread = x.double().mean().item(), x.double().var(0).mean().sqrt().item()
+    found = [stats_of(x, seed=seed) for seed in range(40)]
+    for errors in ([f.mean / mean - 1 for f in found], [(f.sample_std or 0.0) / spread - 1 for f in found]):
+        assert abs(np.mean(errors)) < 3 * np.std(errors) / len(errors) ** 0.5
+        assert 0 < np.std(errors) < 0.03
+
+
+def test_a_gradient_that_is_not_searched_has_the_error_of_its_sample() -> None:
+    x = activations(4, 4096, 64)[3]
+    exact, errors = x.double().square().mean().sqrt().item(), []
+    for seed in range(40):
+        statistics = Statistics(seed)
+        measurement = statistics.measure(x, search=False, compare=False)
+        statistics.collect()
+        found = statistics.stats(measurement)
+        assert found is not None
+        errors.append(found.rms / exact - 1)
     assert abs(np.mean(errors)) < 3 * np.std(errors) / len(errors) ** 0.5
-    assert np.std(errors) < 0.03
-    assert stats_of(x).sampled <= SAMPLE
+    assert 0 < np.std(errors) < 0.03
 
 
-def test_sampled_rms_of_images_is_within_one_percent() -> None:
-    torch.manual_seed(0)
-    x = torch.relu(nn.Conv2d(3, 64, 3, padding=1)(torch.randn(32, 3, 56, 56))).detach()
-    exact = x.double().square().mean().sqrt().item()
-    errors = np.array([stats_of(x, 1, seed=seed).rms / exact - 1 for seed in range(20)])
-    assert 3 * errors.std() < 0.03
-    assert abs(errors.mean()) < 0.01
+LAYOUTS = {
+    "contiguous": lambda x: x,
+    "length that no chunk divides": lambda x: x[..., :-1].contiguous(),
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "transposed": lambda x: x.transpose(1, 3),
+    "every other": lambda x: x[:, ::2],
+    "expanded": lambda x: x[:, :1].expand(-1, 16, -1, -1),
+    "offset into a larger one": lambda x: x[1:, 3:],
+    "bfloat16": lambda x: x.bfloat16(),
+    "float64": lambda x: x.double(),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("unit_dim", [1, -1])
+def test_a_layout_in_memory_changes_nothing(layout: str, unit_dim: int) -> None:
+    x = LAYOUTS[layout](randn(8, 16, 40, 36) * torch.linspace(0.1, 3, 16)[:, None, None])
+    found = stats_of(x, unit_dim)
+    assert found.rms == pytest.approx(x.double().square().mean().sqrt().item(), rel=1e-5)
+    other = stats_of(x.clone(memory_format=torch.contiguous_format), unit_dim)
+    rounded = ("mean", "std", "rms", "sample_std")  # sums over all elements are taken in the order of memory
+    assert [getattr(found, n) for n in rounded] == pytest.approx([getattr(other, n) for n in rounded], rel=1e-6)
+    assert replace(found, **{n: getattr(other, n) for n in rounded}) == other
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_squares_that_leave_float32(scale: float) -> None:
+    found = stats_of(randn(64, 4096) * scale)
+    assert found.rms == pytest.approx(scale, rel=0.02)
+    assert found.nonfinite == 0
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e25])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_bad_value_outside_the_sample(scale: float, value: float) -> None:
+    x = randn(64, 8192) * scale
+    places = [(i, j) for i in range(20) for j in range(0, 8192, 1000)]
+    for place in places[:5]:
+        spoiled = x.clone()
+        spoiled[place] = value
+        assert stats_of(spoiled).nonfinite >= 1
+
+
+def test_what_is_not_zero_in_the_sample_is_not_needed_for_the_rms() -> None:
+    x = torch.zeros(64, 100_000)
+    x[:, ::1000] = 1.0
+    found = stats_of(x)
+    assert found.rms == pytest.approx(1e-3**0.5, rel=1e-5)
+    assert found.std**2 + found.mean**2 == pytest.approx(found.rms**2)
+
+
+def test_tensors_measured_together_are_measured_as_if_alone() -> None:
+    tensors = [randn(16, 300, seed=i) * (i + 1) for i in range(30)] + [randn(64, 4096, seed=i) for i in range(30)]
+    tensors += [randn(3, seed=1), torch.tensor(2.0), randn(16, 300).half(), randn(16, 300).relu()]
+    tensors[7][2, 3], tensors[40][5] = float("nan"), float("inf")
+    statistics = Statistics(0)
+    together = [statistics.measure(t) for t in tensors]
+    statistics.collect()
+    # repr, for what is not a number is no equal of itself
+    assert [repr(statistics.stats(m)) for m in together] == [repr(stats_of(t)) for t in tensors]
+
+
+def test_a_tensor_is_neither_kept_nor_read_after_it_was_measured() -> None:
+    statistics, x, large = Statistics(0), randn(16, 300), randn(64, 4096)
+    before = stats_of(x), stats_of(large)
+    measured = statistics.measure(x), statistics.measure(large)
+    kept = weakref.ref(large)
+    x.zero_()
+    large.zero_()
+    del x, large
+    assert kept() is None
+    statistics.collect()
+    assert tuple(map(statistics.stats, measured)) == before
 
 
 def test_every_channel_is_kept_for_unit_statistics() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from initaudit.probe.weights import parameter_record
+from initaudit.probe.weights import look, parameter_record
 from initaudit.records import Parameter
 
 
@@ -152,3 +152,20 @@ def test_scale_law(scale: float, seed: int) -> None:
     for name in ("mean", "std", "rms", "min", "max"):
         assert getattr(other, name) == pytest.approx(scale * getattr(one, name), rel=1e-9, abs=1e-12 * scale)
     assert other.kurtosis == pytest.approx(one.kurtosis, rel=1e-9)
+
+
+def test_tensors_looked_at_together_are_seen_as_if_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(16, 8, generator=generator) * (i + 1) for i in range(5)]
+    tensors += [torch.randn(400, 400, generator=generator) for _ in range(3)]
+    tensors += [torch.zeros(128), torch.ones(16, 8), torch.eye(16), torch.empty(0, 4), torch.ones(3, dtype=torch.int8)]
+    tensors += [torch.randn(1, 8, generator=generator).repeat(16, 1), torch.tensor(3.0), tensors[0].half()]
+    tensors += [nn.init.orthogonal_(torch.empty(16, 8)), 1e-6 * tensors[1] + 100, nn.parameter.UninitializedParameter()]
+    tensors[2][3, 4], tensors[6][0, 0] = float("nan"), float("inf")
+    # repr, for what is not a number is no equal of itself
+    assert [repr(seen) for seen in look(tensors)] == [repr(look([t])[0]) for t in tensors]
+
+
+def test_rows_that_may_be_orthogonal_are_told_from_those_that_are_not() -> None:
+    draw, turned = torch.randn(64, 48), nn.init.orthogonal_(torch.empty(64, 48))
+    assert [seen.orthogonal for seen in look([draw, turned, turned.T, draw.flatten()])] == [False, True, True, False]

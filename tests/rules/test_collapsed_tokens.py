@@ -35,7 +35,7 @@ def stack(spreads: list[float], *, same: bool = True) -> Flow:
 
 @pytest.mark.parametrize(
     ("last", "severity"),
-    [(0.5, None), (0.06, None), (0.04, "warning"), (4e-4, "warning"), (3e-4, "error"), (0.0, "error")],
+    [(0.5, None), (0.06, None), (0.04, "warning"), (1e-3, "warning"), (8e-4, "error"), (0.0, "error")],
 )
 def test_limits(last: float, severity: str | None) -> None:
     seen = list(find_rule("IA108").check(stack([0.5, 1.0, last])))

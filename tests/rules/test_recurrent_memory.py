@@ -18,7 +18,7 @@ GRU: dict[str, Any] = {"kind": "gru", "gates": ()}
 
 
 @pytest.mark.parametrize(
-    ("total", "severity"), [(5.9, None), (6.1, "warning"), (15.9, "warning"), (16.1, "error"), (1e4, "error")]
+    ("total", "severity"), [(5.9, None), (6.1, "warning"), (13.9, "warning"), (14.1, "error"), (1e4, "error")]
 )
 def test_growth_over_the_steps_of_the_input(total: float, severity: str | None) -> None:
     seen = judged("IA204", retention=math.exp(total / 20), steps=20)

@@ -1,0 +1,130 @@
+"""Plans from real traces: what is set at which reach, with which gain, and what is left alone."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from initaudit import audit
+from initaudit.advice.plan import Planner, Reach
+from initaudit.advice.settings import Setting
+from initaudit.records import Finding, Severity
+from tests.advice.models import Residual, Stack, vectors
+
+
+def plan(model: nn.Module, inputs: Tensor, *findings: Finding, reach: Reach = Reach.ALL) -> dict[str, Setting]:
+    trace = audit(model, inputs).trace
+    assert trace is not None
+    return {s.parameter: s for s in Planner(trace, findings).plan(reach) if s.rows is None}
+
+
+def alarm(fqn: str, *affected: str) -> Finding:
+    return Finding("IA101", "x", Severity.ERROR, fqn, "", affected=affected)
+
+
+@pytest.mark.parametrize(
+    ("phi", "gains"),
+    [
+        (F.relu, (2**0.5, 2**0.5, 1.0)),
+        (F.gelu, (1.0, 1.5335, 1.0)),
+        (F.elu, (1.0, 1.2452, 1.0)),
+        (torch.tanh, (1.5925, 1.5925, 1.0)),
+        (torch.sigmoid, (1.0, 4.7226, 1.0)),
+    ],
+)
+def test_gains_of_the_first_the_inner_and_the_last_layer(phi: object, gains: tuple[float, float, float]) -> None:
+    torch.manual_seed(0)
+    model = Stack(phi, depth=4)  # type: ignore[arg-type]
+    nn.init.zeros_(model.head.bias)
+    for layer in (*model.layers, model.head):
+        nn.init.normal_(layer.weight, std=3.0)
+    found = plan(model, vectors())
+    for name, gain in zip(("layers.0", "layers.2", "head"), gains, strict=True):
+        assert found[f"{name}.weight"].value * 8 == pytest.approx(gain, rel=1e-3)
+
+
+def test_a_named_layer_is_set_and_its_neighbours_are_not() -> None:
+    model = Stack(F.relu, depth=6)
+    found = plan(model, vectors(), alarm("layers.2", "layers.4"), reach=Reach.NAMED)
+    assert set(found) == {"layers.2.weight", "layers.2.bias", "layers.4.weight", "layers.4.bias"}
+
+
+def test_notes_name_nothing() -> None:
+    note = replace(alarm("layers.2"), severity=Severity.NOTE)
+    assert plan(Stack(F.relu), vectors(), note, reach=Reach.NAMED) == {}
+
+
+def test_offsets_are_only_biases_that_outweigh_and_norms() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+    nn.init.constant_(model[0].bias, 9.0)
+    nn.init.constant_(model[1].weight, 0.1)
+    found = plan(model, vectors(), alarm("0", "3"), reach=Reach.OFFSETS)
+    assert {name: s.scheme for name, s in found.items()} == {"0.bias": "zeros_", "1.weight": "ones_"}
+
+
+def test_what_depth_asks_for_is_orthogonal_with_slope_one() -> None:
+    found = plan(Stack(torch.tanh, depth=4), vectors(), reach=Reach.DEEP)
+    assert {s.scheme for name, s in found.items() if "weight" in name} == {"orthogonal_"}
+    assert found["layers.1.weight"].value == pytest.approx(1 / 8)
+
+
+def test_residual_branches_end_smaller_and_their_beginnings_do_not() -> None:
+    found = plan(Residual(blocks=8), vectors())
+    assert found["down.3.weight"].value == pytest.approx(1 / 8 / math.sqrt(2 * 8))
+    assert found["up.3.weight"].value == pytest.approx(2**0.5 / 8)
+
+
+class PreNorm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(64) for _ in range(4))
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            x = x + layer(norm(x))
+        return x
+
+
+def test_normalized_branches_are_not_scaled() -> None:
+    found = plan(PreNorm(), vectors())
+    assert found["layers.1.weight"].value == pytest.approx(1 / 8)
+
+
+def test_zeros_on_purpose_and_frozen_weights_stay() -> None:
+    model = Stack(F.relu, depth=3)
+    nn.init.zeros_(model.head.weight)
+    model.layers[0].weight.requires_grad_(False)
+    found = plan(model, vectors())
+    assert "head.weight" not in found
+    assert "layers.0.weight" not in found
+    assert "layers.1.weight" in found
+
+
+def test_gains_of_zero_that_are_meant_stay_but_not_where_all_are() -> None:
+    model = PreNorm()
+    nn.init.zeros_(model.norms[3].weight)
+    meant = Finding("IA304", "symmetric-units", Severity.NOTE, "norms.3", "")
+    assert "norms.3.weight" not in plan(model, vectors(), meant)
+    for norm in model.norms:
+        nn.init.zeros_(norm.weight)
+    assert "norms.3.weight" in plan(model, vectors(), meant)
+
+
+def test_weights_that_are_computed_are_left_alone() -> None:
+    model = nn.Sequential(*[nn.utils.parametrizations.weight_norm(nn.Linear(64, 64)) for _ in range(3)])
+    assert not any("weight" in name for name in plan(model, vectors()))
+
+
+def test_what_is_as_it_should_be_stays() -> None:
+    torch.manual_seed(0)
+    model = Stack(F.relu, depth=5)
+    for layer in model.layers:
+        nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    nn.init.kaiming_normal_(model.head.weight, nonlinearity="linear")
+    nn.init.zeros_(model.head.bias)
+    assert plan(model, vectors()) == {}
