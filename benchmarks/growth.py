@@ -2,9 +2,10 @@
 
     python benchmarks/growth.py [--quick] [--sizes 100 1000 10000]
 
-Networks of tiny layers, `x + tanh(linear(x))`, so that nearly all of the time is the audit's own: one of n layers, one of
-n layers without the sum, which has much to tell, and one whose single layer is called n times. CPU microseconds per
-operation of each stage, and the slope of log seconds over log operations: 1 is linear, 2 is quadratic.
+Networks of tiny layers, `x + tanh(linear(x))`, so that nearly all of the time is the audit's own: one of n layers, one
+of n layers without the sum, of which there is much to tell, and one whose single layer is called n times. CPU
+microseconds per operation of each stage, and the slope of log seconds over log operations between the two largest
+sizes: 1 is linear, 2 is quadratic.
 """
 
 from __future__ import annotations
@@ -87,18 +88,19 @@ def _verbose(report: Report) -> None:
         console.print(line)
 
 
-def slope(points: Sequence[tuple[float, float]]) -> float:
-    """Of the line of least squares through the logarithms."""
-    logs = [(math.log(x), math.log(max(y, 1e-6))) for x, y in points]
-    mean_x, mean_y = (sum(values) / len(logs) for values in zip(*logs, strict=True))
-    return sum((x - mean_x) * (y - mean_y) for x, y in logs) / sum((x - mean_x) ** 2 for x, _ in logs)
+def slope(points: Sequence[tuple[int, float]]) -> float:
+    """Of log seconds over log operations, through the last two points."""
+    (ops, taken), (more, longer) = points[-2:]
+    return math.log(max(longer, 1e-6) / max(taken, 1e-6)) / math.log(more / ops)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--sizes", type=int, nargs="+", default=[100, 1_000, 10_000])
     given = options.parse_args(arguments)
-    sizes = [4, 40] if given.quick else given.sizes
+    if len(given.sizes) < 2:
+        options.error(f"--sizes is {given.sizes}, expected two sizes or more: growth is told from the two largest")
+    sizes = [4, 40] if given.quick else sorted(given.sizes)
     print(environment(width=WIDTH, batch=BATCH))
     with quiet():
         seconds(Chain(4))  # what is imported and compiled once

@@ -119,9 +119,12 @@ def _load_torch() -> Message:
 
 
 def _collect(target: str, found: Found, *, weights_only: bool) -> Message:
+    from initaudit.probe.checkpoint import is_checkpoint
     from initaudit.target import load
     from initaudit.weights_only import collect_weights
 
+    if is_checkpoint(target) and not weights_only:
+        raise UsageError(f"{target} is a checkpoint, which holds weights and no model to run: add --weights-only")
     models = collect_weights(target) if weights_only else load.collect(target)
     found.update((model.id, model) for model in models)
     return {

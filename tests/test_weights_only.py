@@ -208,6 +208,10 @@ def test_the_command(tmp_path: Path) -> None:
     assert "expected std" not in table.stdout
     assert "bars:" not in table.stdout
     assert "--weights-only ran nothing" in " ".join(table.stdout.split())
+    command = [sys.executable, "-m", "initaudit", "good.pt"]
+    forgotten = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert forgotten.returncode == 4
+    assert forgotten.stderr.endswith("no model to run: add --weights-only\n")
     refused = run("good.pt", "--input", "2x4")
     assert refused.returncode == 4
     assert refused.stderr.startswith("Error: --weights-only runs nothing, and --input says how to run")

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import textwrap
-from shutil import get_terminal_size
 
 import click
 
@@ -65,6 +64,8 @@ def _listing() -> list[Row]:
 
 def _write_table(rows: list[Row]) -> None:
     """Columns as wide as their widest cell, the last one wrapped at the edge of the terminal."""
+    from shutil import get_terminal_size  # not above: it imports three compressors
+
     *widths, _ = (max(map(len, column)) for column in zip(_TITLES, *rows, strict=True))
     indent = " " * sum(width + 2 for width in widths)
     room = max(get_terminal_size().columns - len(indent), 20)

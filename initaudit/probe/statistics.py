@@ -36,7 +36,7 @@ BINNED = 4_096  # elements of a sample that go into its histogram
 CHUNK = 4_096  # squares summed in float32: right to 1e-5; a million together would be off by 1e-4
 GROUP = 1 << 18  # elements reduced together: as float64 they fit a processor's cache
 MEMBERS = 512  # tensors reduced together, however small
-PENDING = 1 << 22  # elements that wait in all groups together
+SLABS = 32  # groups that may wait at a time, of 1 MiB each
 _SATURATED_MOSTLY = 0.95
 _SMALLEST, _LARGEST = 1e-15, 1e30  # beyond these, squares and sums of finite numbers may leave float32
 _FIELDS = (
@@ -61,28 +61,43 @@ class Measurement:
 
 @dataclass(slots=True)
 class _Group:
-    """Samples of one shape that wait to be reduced; of larger tensors also the norm, and what is finite if all is."""
+    """Samples of one shape that wait to be reduced; of larger tensors also the norm, and what is finite if all is.
 
+    ``samples`` ``(k, samples, positions, units)`` has room for k of them, in the slab of that number.
+    """
+
+    slab: int
+    samples: Tensor
     rows: list[int] = field(default_factory=list)
-    samples: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
     checks: list[Tensor] = field(default_factory=list)
 
 
-class _Scratch:
-    """Arrays that every reduction on one device writes to: fresh memory takes longer than the arithmetic in it."""
+class _Workspace:
+    """The memory of all measurements on one device, taken once.
+
+    Small arrays of their own, made while a model runs, would lie scattered between its activations and keep the memory
+    of those from being used again; and fresh memory takes longer than the arithmetic in it.
+    """
 
     def __init__(self, device: torch.device) -> None:
         dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._values = torch.empty(2, GROUP + SAMPLE, dtype=dtype, device=device)
-        self._places = torch.empty(GROUP + SAMPLE, dtype=torch.int64, device=device)
+        self._slabs = torch.empty(SLABS, 4 * GROUP, dtype=torch.uint8, device=device)
+        self._values = torch.empty(2, GROUP, dtype=dtype, device=device)
+        self._places = torch.empty(GROUP, dtype=torch.int64, device=device)
+        self.free = list(range(SLABS))
         self.one = torch.ones(1, 1, dtype=dtype, device=device)
 
-    def stacked(self, samples: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def group(self, shape: torch.Size, dtype: torch.dtype) -> _Group:
+        """A group of its own slab, of which one must be free."""
+        slab, size = self.free.pop(), shape.numel() * dtype.itemsize
+        members = min(MEMBERS, GROUP // shape.numel(), 4 * GROUP // size)
+        return _Group(slab, self._slabs[slab, : members * size].view(dtype).view(members, *shape))
+
+    def values(self, samples: Tensor) -> tuple[Tensor, Tensor]:
         """The samples as float64 (float32 where the device has no better), and room of the same shape."""
-        shape = (len(samples), *samples[0].shape)
-        x, room = (v[: math.prod(shape)].view(shape) for v in self._values)
-        return torch.stack(samples, out=x), room
+        x, room = (v[: samples.numel()].view(samples.shape) for v in self._values)
+        return x.copy_(samples), room
 
     def places(self, shape: torch.Size) -> Tensor:
         return self._places[: shape.numel()].view(shape)
@@ -101,8 +116,7 @@ class Statistics:
         self._subsets: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
         self._offsets: dict[tuple[object, ...], tuple[Tensor, int, tuple[int, ...]]] = {}
         self._groups: dict[_Key, _Group] = {}
-        self._waiting = 0
-        self._scratch: dict[torch.device, _Scratch] = {}
+        self._workspaces: dict[torch.device, _Workspace] = {}
         self._reduced: dict[torch.device, list[tuple[list[int], Tensor]]] = {}
         self._collected: dict[int, list[float]] = {}
         self._made: dict[int, Stats] = {}
@@ -152,14 +166,12 @@ class Statistics:
     # -- samples ---------------------------------------------------------------------------------------------------
 
     def _subset(self, tensor: Tensor, unit_dim: int, budget: int) -> tuple[Tensor, bool]:
-        """A copy of the elements to look at, as ``(samples, positions, units)``, and whether these are all."""
+        """The elements to look at, as ``(samples, positions, units)``, and whether these are all."""
         if tensor.dim() < 2:
-            return tensor.reshape(1, -1, 1)[:, :SAMPLE].clone(), tensor.numel() <= SAMPLE
+            return tensor.reshape(1, -1, 1)[:, :SAMPLE], tensor.numel() <= SAMPLE
         ordered = tensor.movedim(unit_dim, -1)
         if tensor.numel() <= SAMPLE:
-            # A permuted layout would be copied as it is, and every sum over it take the slow way.
-            whole = ordered.reshape(ordered.shape[0], -1, ordered.shape[-1])
-            return whole.clone(memory_format=torch.contiguous_format), True
+            return ordered.reshape(ordered.shape[0], -1, ordered.shape[-1]), True
         key = (ordered.shape, tensor.device, budget)
         if key not in self._subsets:
             self._subsets[key] = self._choose(ordered.shape, tensor.device, budget)
@@ -209,26 +221,32 @@ class Statistics:
         self, row: int, subset: Tensor, whole: Tensor | None, bounds: tuple[float, float] | None, compare: bool
     ) -> None:
         key = (subset.shape, subset.dtype, subset.device, whole is None, bounds, compare)
-        group = self._groups.setdefault(key, _Group())
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = self._new_group(key)
+        group.samples[len(group.rows)].copy_(subset)
         group.rows.append(row)
-        group.samples.append(subset)
         if whole is not None:
             norm, check = norm_and_check(whole)
             group.norms.append(norm)
             group.checks.append(check)
-        self._waiting += subset.numel()
-        if len(group.rows) * subset.numel() >= GROUP or len(group.rows) >= MEMBERS:
+        if len(group.rows) == len(group.samples):
             self._flush(key)
-        elif self._waiting >= PENDING:
-            self._flush(max(self._groups, key=lambda other: len(self._groups[other].rows) * other[0].numel()))
+
+    def _new_group(self, key: _Key) -> _Group:
+        shape, dtype, device, *_ = key
+        if device not in self._workspaces:
+            self._workspaces[device] = _Workspace(device)
+        if not self._workspaces[device].free:
+            waiting = {k: len(group.rows) * k[0].numel() for k, group in self._groups.items() if k[2] == device}
+            self._flush(max(waiting, key=waiting.__getitem__))
+        return self._workspaces[device].group(shape, dtype)
 
     def _flush(self, *keys: _Key) -> None:
         for key in keys:
-            group = self._groups.pop(key)
-            self._waiting -= len(group.rows) * key[0].numel()
-            if key[2] not in self._scratch:
-                self._scratch[key[2]] = _Scratch(key[2])
-            vectors = _reduce(group.samples, self._scratch[key[2]], bounds=key[4], compare=key[5])
+            group, workspace = self._groups.pop(key), self._workspaces[key[2]]
+            vectors = _reduce(group.samples[: len(group.rows)], workspace, bounds=key[4], compare=key[5])
+            workspace.free.append(group.slab)
             if group.norms:
                 whole = (torch.stack(group.norms), torch.stack(group.checks))
                 vectors = torch.cat([vectors, *(w[:, None] for w in whole)], 1)
@@ -244,7 +262,7 @@ class Statistics:
                 padded = [torch.nn.functional.pad(v, (0, width - v.shape[1]), value=_NAN) for _, v in parts]
                 self._collected.update(zip(rows, torch.cat(padded).tolist(), strict=True))
         self._reduced.clear()
-        self._scratch.clear()
+        self._workspaces.clear()
 
     # -- records ---------------------------------------------------------------------------------------------------
 
@@ -354,9 +372,9 @@ def _dense(tensor: Tensor) -> bool:
     return True
 
 
-def _reduce(samples: list[Tensor], scratch: _Scratch, bounds: tuple[float, float] | None, compare: bool) -> Tensor:
-    """All statistics of each of k ``samples`` ``(samples, positions, units)`` as float64 ``(k, fields + bins)``."""
-    x, room = scratch.stacked(samples)
+def _reduce(samples: Tensor, workspace: _Workspace, bounds: tuple[float, float] | None, compare: bool) -> Tensor:
+    """All statistics of each of ``samples`` ``(k, samples, positions, units)`` as float64 ``(k, fields + bins)``."""
+    x, room = workspace.values(samples)
     flat = x.flatten(1)
     n, sums = flat.shape[1], flat.sum(1)
     finite, bad, seen = None, torch.zeros_like(sums), torch.full_like(sums, n)
@@ -374,7 +392,7 @@ def _reduce(samples: list[Tensor], scratch: _Scratch, bounds: tuple[float, float
     alive = torch.ne(x, 0, out=room)  # into floats: a comparison that makes booleans takes three times as long
     by_unit = (alive if finite is None else alive.logical_or_(~finite)).sum((1, 2))
     low, high = flat.amin(1), flat.amax(1)
-    limit, counts = _histogram(flat, low, high, scratch)
+    limit, counts = _histogram(flat, low, high, workspace)
     scalars: Sequence[Tensor] = (
         mean, (m2 - mean * mean).clamp_min(0).sqrt(), m2.sqrt(), low, high, bad, (n - by_unit.sum(1)) / n,
         m4 / (m2 * m2) - 1, *between, (by_unit == 0).to(x.dtype).mean(1), *_saturation(x, bounds), limit,
@@ -418,11 +436,11 @@ def _saturation(x: Tensor, bounds: tuple[float, float] | None) -> tuple[Tensor, 
     return by_unit.mean(1), (by_unit > _SATURATED_MOSTLY).to(x.dtype).mean(1)
 
 
-def _histogram(flat: Tensor, low: Tensor, high: Tensor, scratch: _Scratch) -> tuple[Tensor, Tensor]:
+def _histogram(flat: Tensor, low: Tensor, high: Tensor, workspace: _Workspace) -> tuple[Tensor, Tensor]:
     """Counts in ``BINS`` bins over ``[-limit, limit]`` with ``limit`` the power of two at or above ``max|x|``."""
     limit = torch.exp2(torch.ceil(torch.log2(torch.maximum(-low, high).clamp_min(2.0**-120))))
     thinned = flat[:, :: max(1, flat.shape[1] // BINNED)]
     places = (thinned * (BINS / 2 / limit[:, None])).add_(BINS / 2)
-    index = scratch.places(places.shape).copy_(places).clamp_(0, BINS - 1)
+    index = workspace.places(places.shape).copy_(places).clamp_(0, BINS - 1)
     counts = torch.zeros(len(flat), BINS, dtype=flat.dtype, device=flat.device)
-    return limit, counts.scatter_add_(1, index, scratch.one.expand_as(index))
+    return limit, counts.scatter_add_(1, index, workspace.one.expand_as(index))

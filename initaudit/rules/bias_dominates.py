@@ -28,7 +28,7 @@ for layer in model[::2]:
 least 0.25): where it has vanished any bias is larger, and the vanishing is the fault. A note on output layers (a
 bias of minus the log odds of the classes is a good start) and on layers followed by a sigmoid or softplus, whose
 bias sets how far a gate is open. Not judged: recurrent layers (a forget bias of 1 is advised), biases that a batch
-norm removes, weights of zeros.
+norm removes, weights of zeros, torch's default bias on fewer than 8 inputs.
 
 ## References
 Schoenholz et al. 2017, "Deep Information Propagation", arXiv:1611.01232, equation 5 (the correlation map with
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 HEALTHY_RMS = 0.25  # below it even torch's default bias, U(±1/sqrt(fan_in)), may weigh 4 times a narrow layer's signal
 LIMIT = 4.0
+_FEW_INPUTS = 8  # of which a draw is too uncertain to say more than torch's default bias does
 GATES = frozenset({"sigmoid", "softplus", "hardsigmoid", "logsigmoid"})
 
 
@@ -83,6 +84,8 @@ def _leaf(layer: Layer) -> str:
 def _ratio(layer: Layer) -> float:
     source = layer.calls[0].input
     if layer.bias is None or source is None or layer.repeats > 1:
+        return 0.0
+    if layer.fan_in < _FEW_INPUTS and layer.bias.rms <= layer.fan_in**-0.5:
         return 0.0
     signal = layer.fan_in * layer.weight.rms**2 * source.rms**2
     return layer.bias.rms**2 / signal if source.rms >= HEALTHY_RMS and signal > 0 else 0.0

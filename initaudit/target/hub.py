@@ -116,6 +116,7 @@ def _configured(transformers: Any, shown: str, model_type: str, values: dict[str
 
 
 def _from_config(transformers: Any, config: Any) -> nn.Module:
+    config.architectures = config.architectures or []  # where one config has several models, transformers walks it
     for architecture in getattr(config, "architectures", None) or ():
         if (cls := getattr(transformers, architecture, None)) is not None:
             model: nn.Module = cls(config)
