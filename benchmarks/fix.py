@@ -7,7 +7,7 @@ code that `fix` prints, and trained again with the same data, seeds and learning
 initialization with `calculate_gain` where torch knows the activation (ReLU's gain where it does not), and LSUV
 (Mishkin & Matas 2016, arXiv:1511.06422), written down from its paper. Of those that do train, the ones that `fix` would
 change are trained with its code as well: none should get worse. `data/fix.json` holds what came out; `--train` measures
-it anew (half an hour of one core or more), in an order without order, so that a run that is stopped is a fair sample.
+it anew (more than an hour of one core), in an order without order, so that a run that is stopped is a fair sample.
 """
 
 from __future__ import annotations

@@ -76,6 +76,11 @@ class Deepened:
     def names(self) -> Sequence[str]:
         return architectures().names()
 
+    def family(self, name: str) -> str:
+        import architectures
+
+        return architectures.family(name)
+
     def build(self, name: str, seed: int = 0) -> tuple[nn.Module, dict[str, Any]]:
         import architectures
 

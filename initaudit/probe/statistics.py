@@ -20,7 +20,6 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import count
 
 import torch
 from torch import Tensor
@@ -44,12 +43,15 @@ _FIELDS = (
     "sample_std", "cosine", "dead_units", "saturated", "saturated_units", "limit",
 )  # fmt: skip
 _NAN = float("nan")
+_WIDTH = len(_FIELDS) + BINS
+ROWS = 1_024  # vectors for which room is made at a time
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What :meth:`Statistics.collect` turns into a :class:`Stats`: the number of a vector, and host-side facts."""
+    """What :meth:`Statistics.collect` turns into a :class:`Stats`: the row of a vector, and host-side facts."""
 
+    device: torch.device
     row: int
     count: int
     sampled: int
@@ -61,7 +63,7 @@ class Measurement:
 
 @dataclass(slots=True)
 class _Group:
-    """Samples of one shape that wait to be reduced; of larger tensors also the norm, and what is finite if all is.
+    """Samples of one shape that wait to be reduced, and the rows that their statistics will fill.
 
     ``samples`` ``(k, samples, positions, units)`` has room for k of them, in the slab of that number.
     """
@@ -69,8 +71,6 @@ class _Group:
     slab: int
     samples: Tensor
     rows: list[int] = field(default_factory=list)
-    norms: list[Tensor] = field(default_factory=list)
-    checks: list[Tensor] = field(default_factory=list)
 
 
 class _Workspace:
@@ -85,8 +85,31 @@ class _Workspace:
         self._slabs = torch.empty(SLABS, 4 * GROUP, dtype=torch.uint8, device=device)
         self._values = torch.empty(2, GROUP, dtype=dtype, device=device)
         self._places = torch.empty(GROUP, dtype=torch.int64, device=device)
+        self._results: list[Tensor] = []  # rows of fields, bins, norm and check
+        self._taken = 0
         self.free = list(range(SLABS))
         self.one = torch.ones(1, 1, dtype=dtype, device=device)
+
+    def new_row(self) -> int:
+        if self._taken == ROWS * len(self._results):
+            self._results.append(self._values.new_full((ROWS, _WIDTH + 2), _NAN))
+        self._taken += 1
+        return self._taken - 1
+
+    def keep_norm(self, row: int, norm: Tensor, check: Tensor) -> None:
+        result = self._results[row // ROWS][row % ROWS]
+        result[-2].copy_(norm)
+        result[-1].copy_(check)
+
+    def keep(self, rows: list[int], vectors: Tensor) -> None:
+        for part in {row // ROWS for row in rows}:
+            mine = [i for i, row in enumerate(rows) if row // ROWS == part]
+            self._results[part][[rows[i] % ROWS for i in mine], :_WIDTH] = vectors[mine]
+
+    def to_host(self) -> list[list[float]]:
+        """All rows that were kept, in one transfer."""
+        rows: list[list[float]] = torch.cat(self._results)[: self._taken].tolist()
+        return rows
 
     def group(self, shape: torch.Size, dtype: torch.dtype) -> _Group:
         """A group of its own slab, of which one must be free."""
@@ -103,7 +126,7 @@ class _Workspace:
         return self._places[: shape.numel()].view(shape)
 
 
-_Key = tuple[torch.Size, torch.dtype, torch.device, bool, tuple[float, float] | None, bool]
+_Key = tuple[torch.Size, torch.dtype, torch.device, tuple[float, float] | None, bool]
 
 
 class Statistics:
@@ -112,14 +135,12 @@ class Statistics:
     def __init__(self, seed: int) -> None:
         self.seconds = 0.0  # spent on measuring, so that a report can tell its own cost from the model's
         self._seed = seed
-        self._numbers = count()
         self._subsets: dict[tuple[object, ...], tuple[Tensor, ...]] = {}
         self._offsets: dict[tuple[object, ...], tuple[Tensor, int, tuple[int, ...]]] = {}
         self._groups: dict[_Key, _Group] = {}
         self._workspaces: dict[torch.device, _Workspace] = {}
-        self._reduced: dict[torch.device, list[tuple[list[int], Tensor]]] = {}
-        self._collected: dict[int, list[float]] = {}
-        self._made: dict[int, Stats] = {}
+        self._collected: dict[torch.device, list[list[float]]] = {}
+        self._made: dict[tuple[torch.device, int], Stats] = {}
 
     def measure(
         self,
@@ -150,10 +171,10 @@ class Statistics:
         with torch.no_grad():
             tensor = tensor.detach()
             subset, exact = self._subset(tensor, unit_dim, SAMPLE if compare else GRADIENT_SAMPLE)
-            row = next(self._numbers)
-            self._add(row, subset, tensor if not exact and (search or compare) else None, bounds, compare)
+            row = self._add(subset, tensor if not exact and (search or compare) else None, bounds, compare)
         self.seconds += time.perf_counter() - started
         return Measurement(
+            device=tensor.device,
             row=row,
             count=tensor.numel(),
             sampled=subset.numel(),
@@ -217,51 +238,38 @@ class Statistics:
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
-    def _add(
-        self, row: int, subset: Tensor, whole: Tensor | None, bounds: tuple[float, float] | None, compare: bool
-    ) -> None:
-        key = (subset.shape, subset.dtype, subset.device, whole is None, bounds, compare)
+    def _add(self, subset: Tensor, whole: Tensor | None, bounds: tuple[float, float] | None, compare: bool) -> int:
+        key = (subset.shape, subset.dtype, subset.device, bounds, compare)
+        if subset.device not in self._workspaces:
+            self._workspaces[subset.device] = _Workspace(subset.device)
+        workspace = self._workspaces[subset.device]
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = self._new_group(key)
+            if not workspace.free:
+                waiting = {k: len(g.rows) * k[0].numel() for k, g in self._groups.items() if k[2] == subset.device}
+                self._flush(max(waiting, key=waiting.__getitem__))
+            group = self._groups[key] = workspace.group(subset.shape, subset.dtype)
+        row = workspace.new_row()
         group.samples[len(group.rows)].copy_(subset)
         group.rows.append(row)
         if whole is not None:
-            norm, check = norm_and_check(whole)
-            group.norms.append(norm)
-            group.checks.append(check)
+            workspace.keep_norm(row, *norm_and_check(whole))
         if len(group.rows) == len(group.samples):
             self._flush(key)
-
-    def _new_group(self, key: _Key) -> _Group:
-        shape, dtype, device, *_ = key
-        if device not in self._workspaces:
-            self._workspaces[device] = _Workspace(device)
-        if not self._workspaces[device].free:
-            waiting = {k: len(group.rows) * k[0].numel() for k, group in self._groups.items() if k[2] == device}
-            self._flush(max(waiting, key=waiting.__getitem__))
-        return self._workspaces[device].group(shape, dtype)
+        return row
 
     def _flush(self, *keys: _Key) -> None:
         for key in keys:
             group, workspace = self._groups.pop(key), self._workspaces[key[2]]
-            vectors = _reduce(group.samples[: len(group.rows)], workspace, bounds=key[4], compare=key[5])
+            samples = group.samples[: len(group.rows)]
+            workspace.keep(group.rows, _reduce(samples, workspace, bounds=key[3], compare=key[4]))
             workspace.free.append(group.slab)
-            if group.norms:
-                whole = (torch.stack(group.norms), torch.stack(group.checks))
-                vectors = torch.cat([vectors, *(w[:, None] for w in whole)], 1)
-            self._reduced.setdefault(key[2], []).append((group.rows, vectors))
 
     def collect(self) -> None:
         """Bring every vector to the host: one transfer per device."""
         with torch.no_grad():
             self._flush(*self._groups)
-            for parts in self._reduced.values():
-                rows = [row for numbers, _ in parts for row in numbers]
-                width = len(_FIELDS) + BINS + 2
-                padded = [torch.nn.functional.pad(v, (0, width - v.shape[1]), value=_NAN) for _, v in parts]
-                self._collected.update(zip(rows, torch.cat(padded).tolist(), strict=True))
-        self._reduced.clear()
+            self._collected = {device: workspace.to_host() for device, workspace in self._workspaces.items()}
         self._workspaces.clear()
 
     # -- records ---------------------------------------------------------------------------------------------------
@@ -270,9 +278,10 @@ class Statistics:
         """The :class:`Stats` of a measurement, after :meth:`collect`."""
         if measurement is None:
             return None
-        if measurement.row not in self._made:
-            self._made[measurement.row] = _made(measurement, self._collected.pop(measurement.row))
-        return self._made[measurement.row]
+        key = (measurement.device, measurement.row)
+        if key not in self._made:
+            self._made[key] = _made(measurement, self._collected[measurement.device][measurement.row])
+        return self._made[key]
 
 
 def _made(measurement: Measurement, row: list[float]) -> Stats:

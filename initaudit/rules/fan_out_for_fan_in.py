@@ -43,16 +43,19 @@ from collections.abc import Iterator
 from initaudit.records import Severity
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.weight_scale import deviating, is_fan_out, is_lone_fan_out, note, ratio
+from initaudit.rules.weight_scale import companies, deviating, is_fan_out, note, ratio
 from initaudit.rules.wording import describe_weight
 
 
 def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
     steps = [s for s in deviating(flow) if is_fan_out(s)]
-    alone = [s for s in steps if is_lone_fan_out(flow, s)]
-    for step in alone:
+    around = companies(flow)
+    alone = {id(s) for s in steps if around[id(s)].by_fan_in > 1 and around[id(s)].by_fan_out == 1}
+    for step in steps:
         assert step.layer is not None
+        if id(step) not in alone:
+            continue
         yield Observation(
             fqn=step.layer.fqn,
             message=f"{describe_weight(step)}; it fits fan_out, while the layers around it keep to fan_in",
@@ -60,7 +63,7 @@ def check(flow: Flow) -> Iterator[Observation]:
             severity=Severity.WARNING,
             layer=step.layer,
         )
-    yield from note([s for s in steps if s not in alone], "; it fits fan_out")
+    yield from note([s for s in steps if id(s) not in alone], "; it fits fan_out")
 
 
 RULE = Rule(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,6 +83,10 @@ class Laws:
         return [layer.bias for layer in self.layers.values() if layer.bias is not None]
 
     @cached_property
+    def _names(self) -> tuple[set[str], set[str]]:
+        return {p.fqn for p in self.gains}, {p.fqn for p in self.biases}
+
+    @cached_property
     def _drawn(self) -> list[Parameter]:
         """Everything that a scale can be shared with: matrices, kernels and embeddings."""
         return [p for p in self.trace.parameters if len(p.shape) > 1 and p.rms > 0 and math.isfinite(p.rms)]
@@ -117,8 +123,10 @@ class Laws:
         """Whether the parameter is what nearly all of its kind in the model are."""
         if len(parameter.shape) > 1:
             return self.habit is not None and near(parameter.rms, self.habit)
-        usual = self.usual_gain if parameter in self.gains else self._usual_bias if parameter in self.biases else None
-        return usual is not None and parameter.constant and parameter.min == usual
+        if not parameter.constant:
+            return False
+        is_gain, is_added = parameter.fqn in self._names[0], parameter.fqn in self._names[1]
+        return parameter.min == (self.usual_gain if is_gain else self._usual_bias if is_added else None)
 
     def beyond(self, parameter: Parameter) -> float:
         """By what factor a weight is outside of all that common rules give; 1 inside, and for the model's habit."""
@@ -143,8 +151,11 @@ def _gain_of(layer: Layer) -> float:
 
 
 def _most_shared(values: Sequence[float]) -> tuple[float, int]:
-    """The value that most of ``values`` are near to, and how many these are."""
-    return max(((value, sum(near(value, v) for v in values)) for value in values), key=lambda f: f[1], default=(0.0, 0))
+    """The value that most of ``values``, all positive, are near to, and how many these are."""
+    logs = sorted(math.log(value) for value in values)
+    near_by = ((bisect_left(logs, x + AGREE) - bisect_right(logs, x - AGREE), x) for x in logs)
+    count, best = max(near_by, default=(0, 0.0))
+    return math.exp(best), count
 
 
 def _is_normalized(ops: Sequence[Op], i: int) -> bool:
@@ -156,9 +167,9 @@ def _is_normalized(ops: Sequence[Op], i: int) -> bool:
 
 def _shared(parameters: Sequence[Parameter]) -> float | None:
     """The constant that most of ``parameters`` are."""
-    values = [p.min if p.constant else None for p in parameters]
-    best = max(values, key=values.count, default=None)
-    return best if len(values) > 2 and best is not None and values.count(best) >= HABIT * len(values) else None
+    values = Counter(p.min if p.constant else None for p in parameters)
+    ((best, count),) = values.most_common(1) or [(None, 0)]
+    return best if len(parameters) > 2 and count >= HABIT * len(parameters) else None
 
 
 def lawful_range(layer: Layer) -> tuple[float, float]:

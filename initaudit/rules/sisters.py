@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -72,8 +73,9 @@ def odd_ones(laws: Laws, groups: Sequence[Sequence[Parameter]]) -> Iterator[Odd]
 def _agreed(pairs: Sequence[tuple[Parameter, Parameter]]) -> Iterator[tuple[Parameter, Parameter]]:
     """Pairs of (odd, right), turned round where most pairs of the same two blocks find the other block odd."""
     blocks = [(block_of(odd.fqn), block_of(right.fqn)) for odd, right in pairs]
+    votes = Counter(blocks)
     for (odd, right), (one, other) in zip(pairs, blocks, strict=True):
-        turned = blocks.count((other, one)) > blocks.count((one, other))
+        turned = votes[other, one] > votes[one, other]
         yield (right, odd) if turned else (odd, right)
 
 

@@ -52,6 +52,7 @@ Sampling error of a standard deviation: Cramér 1946, Mathematical Methods of St
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 
@@ -85,12 +86,12 @@ def check(flow: Flow) -> Iterator[Observation]:
 def _odd_weights(laws: Laws, compared: set[str]) -> Iterator[Odd]:
     """Weights without sisters that no common rule gives, in a model whose other weights have one std or keep to one."""
     layers = [layer for layer in laws.layers.values() if trained(layer.weight) and layer.weight.rms > 0]
-    lawful = sum(laws.beyond(layer.weight) < _BEYOND for layer in layers)
-    for layer in layers:
+    unlawful = [layer for layer in layers if laws.beyond(layer.weight) >= _BEYOND]
+    if len(layers) - len(unlawful) < max(3, (len(layers) - 1) * 2 / 3):
+        return
+    for layer in unlawful:
         rms = layer.weight.rms
-        if layer.weight.fqn in compared | laws.embeddings or laws.beyond(layer.weight) < _BEYOND:
-            continue
-        if lawful < max(3, (len(layers) - 1) * 2 / 3) or not laws.is_alone(layer):
+        if layer.weight.fqn in compared or layer.weight.fqn in laws.embeddings or not laws.is_alone(layer):
             continue
         off = max(rms / laws.habit, laws.habit / rms) if laws.habit else laws.beyond(layer.weight)
         if off < _FAR:
@@ -110,9 +111,9 @@ def _left_at_default(laws: Laws, compared: set[str]) -> Iterator[Odd]:
         for layer in laws.layers.values()
         if layer.kind in kinds and is_torch_default(layer.weight) and layer.weight.fqn not in compared
     ]
-    blocks = [block_of(layer.weight.fqn) for layer in left]
-    for layer, block in zip(left, blocks, strict=True):
-        if blocks.count(block) > 1 and not laws.is_usual(layer.weight):
+    in_block = Counter(block_of(layer.weight.fqn) for layer in left)
+    for layer in left:
+        if in_block[block_of(layer.weight.fqn)] > 1 and not laws.is_usual(layer.weight):
             yield Odd(layer.weight, laws.habit, "most weights of the model have")
 
 
@@ -130,13 +131,15 @@ def _odd_biases(laws: Laws, compared: set[str]) -> Iterator[Odd]:
     The bias of a last layer may hold the log frequencies of the classes.
     """
     layers = [layer for layer in laws.layers.values() if layer.bias is not None]
-    small = [layer for layer in layers if layer.bias and layer.bias.rms < _FAR * _default_bias(layer)]
-    for layer in layers:
+    large = [layer for layer in layers if layer.bias and layer.bias.rms >= _FAR * _default_bias(layer)]
+    if len(layers) - len(large) < max(2, (len(layers) - 1) * 0.75):
+        return
+    for layer in large:
         bias = layer.bias
-        if bias is None or bias.fqn in compared or layer in small or not _looks_drawn(bias):
+        if bias is None or bias.fqn in compared or not _looks_drawn(bias):
             continue
         drowns = bias.rms > layer.weight.rms * math.sqrt(layer.fan_in)
-        if drowns and len(small) >= max(2, (len(layers) - 1) * 0.75) and not is_last(laws.trace, layer):
+        if drowns and not is_last(laws.trace, layer):
             yield Odd(bias, _default_bias(layer), "biases are zero or, by torch's default, have")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from initaudit.records import Severity
 from initaudit.rules.base import Observation
@@ -47,7 +48,34 @@ def ratio(step: Step) -> float:
     return step.layer.weight.rms / expected_std(step)
 
 
-def is_slip(flow: Flow, step: Step) -> bool:
+@dataclass(frozen=True, slots=True)
+class Company:
+    """The layers of a segment: how many, how many keep to the rule, and of those with unequal fans to which of them."""
+
+    size: int
+    fitting: int
+    by_fan_in: int
+    by_fan_out: int
+
+
+def companies(flow: Flow) -> dict[int, Company]:
+    """The company of each layer's step, by the step's ``id()``."""
+    found = {}
+    for segment in judged_segments(flow):
+        unequal = [
+            s for s in segment.layers if s.layer and abs(math.log(s.layer.fan_out / s.layer.fan_in)) > SIGNIFICANT
+        ]
+        company = Company(
+            size=len(segment.layers),
+            fitting=sum(abs(s.deviation) <= SIGNIFICANT for s in segment.layers),
+            by_fan_in=sum(abs(s.deviation) <= SIGNIFICANT for s in unequal),
+            by_fan_out=len({s.layer.fqn for s in unequal if s.layer and is_fan_out(s)}),
+        )
+        found.update({id(step): company for step in segment.layers})
+    return found
+
+
+def is_slip(step: Step, company: Company) -> bool:
     """Whether a layer is far off, or left at torch's default, where the layers around it mostly keep to the rule."""
     assert step.layer is not None
     if abs(step.deviation) <= _FAR_OFF and not is_torch_default(step.layer.weight):
@@ -55,23 +83,7 @@ def is_slip(flow: Flow, step: Step) -> bool:
     low, high = lawful_range(step.layer)
     if not is_torch_default(step.layer.weight) and low < step.layer.weight.rms < high:
         return False  # Glorot's rule, say, where the fans are far apart
-    for segment in judged_segments(flow):
-        if step in segment.layers:
-            others = [s for s in segment.layers if s.layer is not step.layer]
-            fitting = sum(abs(s.deviation) <= SIGNIFICANT for s in others)
-            return len(others) >= 2 and fitting >= 2 / 3 * len(others)
-    return False
-
-
-def is_lone_fan_out(flow: Flow, step: Step) -> bool:
-    """Whether a layer that fits ``fan_out`` is among others that fit ``fan_in`` and not ``fan_out``."""
-    for segment in judged_segments(flow):
-        if step in segment.layers:
-            others = [s for s in segment.layers if s.layer is not None and s.layer is not step.layer]
-            telling = [s for s in others if s.layer and abs(math.log(s.layer.fan_out / s.layer.fan_in)) > SIGNIFICANT]
-            by_fan_in = sum(abs(s.deviation) <= SIGNIFICANT for s in telling)
-            return by_fan_in >= 2 and not any(is_fan_out(s) for s in telling)
-    return False
+    return company.size > 2 and company.fitting >= 2 / 3 * (company.size - 1)
 
 
 def note(steps: list[Step], ending: str) -> Iterator[Observation]:
@@ -92,13 +104,16 @@ def note(steps: list[Step], ending: str) -> Iterator[Observation]:
 
 def slips_and_notes(flow: Flow, steps: list[Step], ending: str) -> Iterator[Observation]:
     """A warning at each of ``steps`` that is a slip among layers that keep to the rule; the rest as one note."""
-    slips = [step for step in steps if is_slip(flow, step)]
-    for step in slips:
+    around = companies(flow)
+    slips = {id(step) for step in steps if is_slip(step, around[id(step)])}
+    for step in steps:
         assert step.layer is not None
+        if id(step) not in slips:
+            continue
         yield Observation(
             fqn=step.layer.fqn,
             message=f"{describe_weight(step)}; the layers around it keep to the rule",
             observed=ratio(step),
             layer=step.layer,
         )
-    yield from note([step for step in steps if step not in slips], ending)
+    yield from note([step for step in steps if id(step) not in slips], ending)

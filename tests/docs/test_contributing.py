@@ -60,13 +60,13 @@ def example_of_the_rule() -> str:
 
 
 def test_add_a_format(project: Path) -> None:
-    replace(project / "initaudit" / "settings.py", '"json"', '"json", "tsv"')
+    replace(project / "initaudit" / "choices.py", '"json"', '"json", "tsv"')
     branch = '    if settings.format == "json":\n'
     added = (
         '    if settings.format == "tsv":\n        from initaudit.report.tsv import render_tsv\n\n'
         "        stream.write(render_tsv(run.reports))\n        return\n"
     )
-    replace(project / "initaudit" / "cli" / "audit.py", branch, added + branch)
+    replace(project / "initaudit" / "cli" / "output.py", branch, added + branch)
     shutil.copy(ROOT / "examples" / "deep_relu_mlp.py", project / "model.py")
     printed = run(project, "initaudit", "model.py", "--format", "tsv", "--fail-on", "never")
     assert printed.splitlines()[0] == "model.py::DeepReLU\terror\tIA101\tbody.0"
