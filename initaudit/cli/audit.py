@@ -21,7 +21,7 @@ from initaudit.settings import Settings, is_path
 def audit(ctx: click.Context, *, config: str | None, keyword: str | None, collect_only: bool) -> int:
     """Audit the targets, write the report, and return the exit code; ``ctx`` has the options."""
     start = time.perf_counter()
-    settings = _settings(ctx, config)
+    settings = settings_of(ctx, config)
     keep = parse_expression(keyword) if keyword else lambda name: True
     with Worker(settings.workers) as worker:  # it takes longest to start: what this process needs is imported meanwhile
         from initaudit.cli.output import sink, write_ids, write_report
@@ -48,7 +48,7 @@ def audit(ctx: click.Context, *, config: str | None, keyword: str | None, collec
     return exit_code(run.reports, settings.fail_on)
 
 
-def _settings(ctx: click.Context, /, config: str | None) -> Settings:
+def settings_of(ctx: click.Context, /, config: str | None) -> Settings:
     """The file's settings under those that the command line gives."""
     given = {
         name: value

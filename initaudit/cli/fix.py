@@ -58,12 +58,12 @@ def fix_command(ctx: click.Context, /, write: str | None, keyword: str | None, c
       initaudit fix model.py
       initaudit fix model.py::Net --input 32x3x224x224 --write init.py
     """
-    from initaudit.cli.audit import _settings
+    from initaudit.cli.audit import settings_of
     from initaudit.cli.expression import parse_expression
     from initaudit.cli.progress import Progress
     from initaudit.report.fix import cure_exit_code
 
-    settings = _settings(ctx, config)
+    settings = settings_of(ctx, config)
     given = ctx.get_parameter_source("seeds") is ParameterSource.COMMANDLINE
     keep = parse_expression(keyword) if keyword else lambda name: True
     with Progress(no_color=settings.no_color, quiet=settings.quiet) as progress:

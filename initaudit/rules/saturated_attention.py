@@ -41,14 +41,14 @@ normalized before they are projected.
 ## Limit and where it comes from
 
 A mean concentration of 0.6 is a warning, and 0.25 where a weight of queries or keys is more than four times what the
-rule asks for. It is no error, since small transformers whose every attention starts on one key were seen to train.
-For `n` independent Gaussian scores of std `s` the weights freeze onto a few keys at `s = sqrt(2 ln n)`, and from there
-on the concentration is `1 - sqrt(2 ln n) / s` (the random-energy model): 0.6 takes scores 2.5 times as large as that. Weights that follow the rule give `s = 1`, torch's
-`nn.MultiheadAttention` 0.5. Of 566 attentions in 192 library models the highest concentrations were 0.48 and 0.41
-(cosine attention times ten, on heads of width 8), all others were below 0.24, and none had a weight that large. A
-two-layer transformer that has to look up one of eight pairs reached a loss of 1.95 at `s = 1` with Adam in the time
-that brought it to 2.37 at `s = 3` (concentration 0.44), 2.47 at `s = 9` (0.79) and 2.62 at `s = 28` (0.93), where
-chance is 2.77.
+rule asks for. It is no error, since small transformers whose every attention starts on one key were seen to train. For
+`n` independent Gaussian scores of std `s` the weights freeze onto a few keys at `s = sqrt(2 ln n)`, and from there on
+the concentration is `1 - sqrt(2 ln n) / s` (the random-energy model): 0.6 takes scores 2.5 times as large as that.
+Weights that follow the rule give `s = 1`, torch's `nn.MultiheadAttention` 0.5. Of 566 attentions in 192 library models
+the highest concentrations were 0.48 and 0.41 (cosine attention times ten, on heads of width 8), all others were below
+0.24, and none had a weight that large. A two-layer transformer that has to look up one of eight pairs reached a loss
+of 1.95 at `s = 1` with Adam in the time that brought it to 2.37 at `s = 3` (concentration 0.44), 2.47 at `s = 9`
+(0.79) and 2.62 at `s = 28` (0.93), where chance is 2.77.
 
 Even attention is no fault: small scores are where many models start, and they grow at the first steps.
 
