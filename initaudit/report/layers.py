@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -34,7 +35,7 @@ class Row:
     gradient: Stats | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Column:
     """``rank`` 0 is the last to be dropped where the width is short; ``tint`` colours the last ``bars`` cells."""
 
@@ -45,7 +46,7 @@ class Column:
     bars: int = 0
     tint: str = ""
 
-    @property
+    @cached_property
     def width(self) -> int:
         return max(map(cell_len, (self.header, *self.cells)))
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from initaudit.records import Severity
-from initaudit.rules.flow import Flow, Segment, Step, drift_by_chance, expected_decay, power
+from initaudit.rules.flow import Segment, Step, drift_by_chance, expected_decay, power
 
 # Natural log of a mean-square ratio through depth. Six depth scales are the limit of easy training (Schoenholz 2017);
 # He's 22-layer Xavier net (-13.2) still trains, so failure starts above; his 30-layer one (-18.7) stalls, and
@@ -39,17 +38,6 @@ class Drift:
     def factor(self) -> float:
         """The ratio of rms, as a factor."""
         return math.exp(self.amount / 2) if self.amount < 1400 else math.inf
-
-
-def judged_segments(flow: Flow) -> Iterator[Segment]:
-    """Each segment once that ends where its scale counts: at an output, or where no normalization sets it anew."""
-    seen: set[tuple[int, ...]] = set()
-    for way in flow.ways:
-        for segment in way:
-            key = tuple(s.op.id for s in segment.layers)
-            if not segment.ends_normalized and key not in seen:
-                seen.add(key)
-                yield segment
 
 
 def forward_drift(segment: Segment) -> float:

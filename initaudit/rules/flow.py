@@ -80,7 +80,7 @@ class Segment:
     def layers(self) -> tuple[Step, ...]:
         return tuple(s for s in self.steps if s.layer is not None)
 
-    @property
+    @cached_property
     def fails_a_norm(self) -> bool:
         """Whether a normalization follows the last layer that cannot bring its output to size: see Flow.resets."""
         last = max((i for i, step in enumerate(self.steps) if step.layer is not None), default=0)
@@ -178,6 +178,14 @@ class Flow:
         sized = [op for op in ends if math.prod(op.shape) > 1] or ends
         return tuple(self._way(op) for op in sized)
 
+    @cached_property
+    def judged(self) -> tuple[Segment, ...]:
+        """Each segment once that ends where its scale counts: at an output, or where no normalization sets it anew."""
+        found: dict[tuple[int, ...], Segment] = {}
+        for segment in (segment for way in self.ways for segment in way if not segment.ends_normalized):
+            found.setdefault(tuple(s.op.id for s in segment.layers), segment)
+        return tuple(found.values())
+
     def _way(self, end: Op) -> tuple[Segment, ...]:
         path: list[Op] = []
         seen: set[int] = set()
@@ -189,13 +197,15 @@ class Flow:
         segments: list[Segment] = []
         steps: list[Step] = []
         activation: Activation | None = None
+        met_layer = False
         for op in reversed(path):
             if self.resets(op) or op.role is Role.EMBEDDING or op.name.startswith(RECURRENT):
                 segments.append(Segment(tuple(steps), ends_normalized=op.role is Role.NORM))
                 steps, activation = [], None
                 continue
             step = self._step(op, activation)
-            if not segments and step.layer is None and not any(s.layer for s in steps):
+            met_layer = met_layer or step.layer is not None or bool(segments)
+            if not met_layer:
                 step = replace(step, drift=0.0, mean_square_drift=0.0)  # how the input is scaled is no initialization
             activation = op.activation or (None if step.layer else activation)
             steps.append(step)

@@ -18,7 +18,7 @@ _AVERAGING = frozenset({Role.POOL, Role.ATTENTION, Role.CONCAT})
 
 def check_gradients(flow: Flow, sign: float) -> Iterator[drift.Drift]:
     """Drifts of the gradient from the last layer back to the first, those that grow (``sign`` 1) or shrink (-1)."""
-    for segment in drift.judged_segments(flow):
+    for segment in flow.judged:
         if sign > 0 and any(step.op.role is Role.NORM for step in segment.steps):
             continue  # a normalization of nearly nothing multiplies the gradient by as much as the signal
         amount, end = gradient_drift(segment)

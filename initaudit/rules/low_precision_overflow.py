@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 from initaudit.records import Op, Role, Stats, Trace
-from initaudit.rules.paths import downstream, upstream
+from initaudit.rules.paths import downstream
 from initaudit.theory.formats import FLOAT16, expected_extreme
 
 _CASTS = frozenset({"float", "double", "to", "type", "type_as"})
@@ -20,12 +21,18 @@ def extremes(stats: Stats) -> tuple[float, float]:
     )
 
 
+def places(trace: Trace, wanted: Iterable[Op]) -> tuple[str, ...]:
+    """The layers or modules that operations belong to, else the last layer before each; each place once."""
+    last: list[str] = []
+    for op in trace.ops:
+        before = max(((i, last[i]) for i in op.inputs if last[i]), default=(0, ""))
+        last.append(op.layer or before[1])
+    return tuple(dict.fromkeys(op.layer or op.scope or last[op.id] for op in wanted))
+
+
 def place(trace: Trace, op: Op) -> str:
     """The layer or module that an operation belongs to, else the last layer before it."""
-    if op.layer or op.scope:
-        return op.layer or op.scope
-    leading = upstream(trace.ops, [op.id])
-    return next((o.layer for o in reversed(trace.ops) if o.id in leading and o.layer), "")
+    return places(trace, [op])[0]
 
 
 def overflows(trace: Trace) -> list[tuple[Op, float]]:

@@ -83,7 +83,7 @@ from typing import TYPE_CHECKING
 from initaudit.records import Layer, Op, Role, Severity, Trace
 from initaudit.rules import nonfinite_values
 from initaudit.rules.base import Limit, Observation, Rule
-from initaudit.rules.low_precision_overflow import absorbed, extremes, overflows, place
+from initaudit.rules.low_precision_overflow import absorbed, extremes, overflows, place, places
 from initaudit.rules.paths import listing, multiplies
 from initaudit.rules.wording import figure
 from initaudit.theory.formats import BFLOAT16, FLOAT16, FORMATS, Format, flushed_share, lost_addition_share
@@ -121,15 +121,15 @@ def _overflow(trace: Trace) -> Iterator[Observation]:
     if not begun:
         return
     op, extreme = begun[0]
-    places = tuple(dict.fromkeys(place(trace, o) for o, _ in begun))
+    names = places(trace, (o for o, _ in begun))
     if op.name == "masked_fill":
         what = f"`masked_fill` with {figure(-extreme)} fails in float16, which ends at -65504: fill with "
         what += "torch.finfo(x.dtype).min"
     else:
         what = f"`{op.name}` overflows in float16: it reaches {figure(extreme)}, and float16 ends at 65504"
         what += " (torch.autocast runs it in float32)" if op.name in _AUTOCAST_TO_FLOAT32 else ""
-    others = f"; likewise in {listing(places[1:])}" if places[1:] else ""
-    yield Observation(places[0], what + others, limit=0.0, severity=Severity.NOTE, affected=places[1:])
+    others = f"; likewise in {listing(names[1:])}" if names[1:] else ""
+    yield Observation(names[0], what + others, limit=0.0, severity=Severity.NOTE, affected=names[1:])
 
 
 def _absorbed_overflow(trace: Trace) -> Iterator[Observation]:
@@ -235,7 +235,7 @@ def _lost_additions(flow: Flow, precision: Format, measured: bool) -> Iterator[O
         return
     op, share, growth = lost[0]
     here = place(trace, op)
-    places = dict.fromkeys(place(trace, o) for o, *_ in lost)
+    others = places(trace, (o for o, *_ in lost))
     sums = f", and likewise at {len(lost) - 1} more sums" if len(lost) > 1 else ""
     yield Observation(
         here,
@@ -243,7 +243,7 @@ def _lost_additions(flow: Flow, precision: Format, measured: bool) -> Iterator[O
         f"additions of a branch {'change' if measured else 'would change'} nothing{sums}",
         share,
         severity=_severity(measured),
-        affected=tuple(p for p in places if p and p != here),
+        affected=tuple(p for p in others if p and p != here),
     )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 
 from initaudit.records import Finding, Severity, Trace
-from initaudit.rules.drift import FAIL, WARN, forward_drift, judged_segments
+from initaudit.rules.drift import FAIL, WARN, forward_drift
 from initaudit.rules.flow import Flow
 from initaudit.rules.gradient_drift import gradient_drift, norm_drifts
 
@@ -29,7 +29,7 @@ def severity_score(trace: Trace, findings: Iterable[Finding]) -> float:
 
 
 def _drifts(flow: Flow) -> Iterator[float]:
-    for segment in judged_segments(flow):
+    for segment in flow.judged:
         yield abs(forward_drift(segment))
         yield abs(gradient_drift(segment)[0])
     for amount, _, _ in norm_drifts(flow):

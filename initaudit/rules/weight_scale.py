@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from initaudit.records import Severity
 from initaudit.rules.base import Observation
-from initaudit.rules.drift import SIGNIFICANT, judged_segments
+from initaudit.rules.drift import SIGNIFICANT
 from initaudit.rules.flow import Flow, Step
 from initaudit.rules.laws import is_torch_default, lawful_range
 from initaudit.rules.wording import describe_weight, expected_std
@@ -23,7 +23,7 @@ def deviating(flow: Flow) -> Iterator[Step]:
     A last layer may be small: outputs near zero are a fair start.
     """
     seen = set()
-    for segment in judged_segments(flow):
+    for segment in flow.judged:
         for step in segment.layers:
             assert step.layer is not None
             chance = 8 * step.layer.weight.std_uncertainty  # four standard errors, of the variance
@@ -61,7 +61,7 @@ class Company:
 def companies(flow: Flow) -> dict[int, Company]:
     """The company of each layer's step, by the step's ``id()``."""
     found = {}
-    for segment in judged_segments(flow):
+    for segment in flow.judged:
         unequal = [
             s for s in segment.layers if s.layer and abs(math.log(s.layer.fan_out / s.layer.fan_in)) > SIGNIFICANT
         ]
