@@ -60,7 +60,7 @@ from typing import TYPE_CHECKING
 from initaudit.records import Op, Parameter, Role, Severity, Trace
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.liveness import STOPS, Liveness
-from initaudit.rules.paths import downstream, listing, owner, owners, upstream
+from initaudit.rules.paths import downstream, listing, owners, upstream
 
 if TYPE_CHECKING:
     from initaudit.rules.flow import Flow
@@ -102,7 +102,7 @@ def _zero(trace: Trace, zero: list[Parameter]) -> Iterator[Observation]:
     liveness = Liveness(trace)
     waiting = [p for p in zero if liveness.waits(p)]
     if waiting:
-        blocking = dict.fromkeys(owner(trace, name) for name in liveness.factors)
+        blocking = owners(trace, liveness.factors)
         behind = f"the zeros of {listing(blocking)}" if blocking else "values of zero"
         last = max(liveness.first_step[p.fqn] for p in waiting)
         text = f"the gradient is zero at the first step, behind {behind}, and comes by step {last}:"
@@ -142,7 +142,7 @@ def _cut(trace: Trace, cut: list[tuple[Op, Parameter]]) -> Iterator[Observation]
         by_place.setdefault(place, []).append((op, parameter))
     for (name, scope, intention), members in by_place.items():
         members.sort(key=lambda member: -member[0].id)
-        names = tuple(dict.fromkeys(owner(trace, parameter) for _, parameter in members))
+        names = owners(trace, (parameter for _, parameter in members))
         where = f" in {scope}" if scope else ""
         advice = "remove what cuts it (detach, no_grad, argmax), or freeze the part with requires_grad_(False)"
         yield Observation(

@@ -46,17 +46,19 @@ def behind(trace: Trace, op: int) -> set[str]:
 
 def owner(trace: Trace, parameter: Parameter | str) -> str:
     """The module that owns a parameter, as findings name it; a bare parameter is named by its own path."""
-    fqn = parameter if isinstance(parameter, str) else parameter.fqn
-    for layer in trace.layers:
-        if fqn == layer.weight.fqn or (layer.bias and fqn == layer.bias.fqn):
-            return layer.fqn
+    return owners(trace, [parameter])[0]
+
+
+def owners(trace: Trace, parameters: Iterable[Parameter | str]) -> tuple[str, ...]:
+    """Their owners, each once, in order."""
+    names = {p.fqn: layer.fqn for layer in reversed(trace.layers) for p in (layer.bias, layer.weight) if p is not None}
+    fqns = (p if isinstance(p, str) else p.fqn for p in parameters)
+    return tuple(dict.fromkeys(names[fqn] if fqn in names else _by_its_path(fqn) for fqn in fqns))
+
+
+def _by_its_path(fqn: str) -> str:
     module, _, name = fqn.rpartition(".")
     return module if module and name.split("_")[0] in ("weight", "bias") else fqn
-
-
-def owners(trace: Trace, parameters: Iterable[Parameter]) -> tuple[str, ...]:
-    """Their owners, each once, in order."""
-    return tuple(dict.fromkeys(owner(trace, p) for p in parameters))
 
 
 def is_depthwise(layer: Layer) -> bool:

@@ -60,7 +60,7 @@ from initaudit.records import Layer, Parameter, Severity
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
 from initaudit.rules.laws import Laws, block_of, is_torch_default, lawful_range, trained
-from initaudit.rules.paths import is_last, owner
+from initaudit.rules.paths import is_last, owner, owners
 from initaudit.rules.sisters import FACTOR, Odd, odd_ones, sisters
 from initaudit.rules.wording import figure
 
@@ -159,7 +159,7 @@ def _differs(a: float, b: float) -> bool:
 def _observation(flow: Flow, laws: Laws, found: list[Odd]) -> Observation:
     odd = max(found, key=lambda f: f.parameter.fqn in laws.layers)
     parameter, usual = odd.parameter, odd.usual
-    names = tuple(dict.fromkeys(owner(flow.trace, f.parameter) for f in found))
+    names = owners(flow.trace, (f.parameter for f in found))
     first = owner(flow.trace, parameter)
     layer = laws.layers.get(parameter.fqn)
     small_end = layer is not None and parameter.rms < usual and is_last(flow.trace, layer)
