@@ -70,7 +70,8 @@ class Laws:
                 names.update(op.parameters)
             if op.role is Role.NORM or (op.name.startswith("mul") and any(_is_normalized(ops, i) for i in op.inputs)):
                 names.update(*(behind(self.trace, i) for i in op.inputs))
-        return [p for p in self.trace.parameters if p.fqn in names and len(p.shape) <= 1 and not is_bias(p)]
+        vectors = (p for p in self.trace.parameters if p.fqn in names and 1 < math.prod(p.shape) == max(p.shape))
+        return [p for p in vectors if not is_bias(p)]
 
     @cached_property
     def embeddings(self) -> set[str]:
