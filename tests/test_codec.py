@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from initaudit import records
@@ -41,7 +41,7 @@ def through_the_pipe(record: Any) -> Any:
 
 
 @given(st.from_type(Trace))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 def test_a_trace_comes_back_exactly(trace: Trace) -> None:
     assert same(through_the_pipe(trace), trace)
 

@@ -168,7 +168,7 @@ def test_learned_factor_behind_a_function_is_no_part_of_it(start: float) -> None
     model = Call(
         lambda m, x: x + m.alpha * torch.relu(m.a(x)), a=nn.Linear(16, 16), alpha=nn.Parameter(torch.tensor(start))
     )
-    layer = by_fqn(audit(model, randn(8, 16)))["a"]
+    layer = by_fqn(audit(model, randn(64, 16)))["a"]
     assert layer.nonlinearity is not None
     assert layer.nonlinearity.gain == pytest.approx(2**0.5)
     assert layer.calls[0].activation is not None
