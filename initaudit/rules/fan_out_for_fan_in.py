@@ -43,8 +43,7 @@ from collections.abc import Iterator
 from initaudit.records import Severity
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.weight_scale import companies, deviating, is_fan_out, note, ratio
-from initaudit.rules.wording import describe_weight
+from initaudit.rules.weight_scale import companies, deviating, is_fan_out, warnings_and_note
 
 
 def check(flow: Flow) -> Iterator[Observation]:
@@ -52,18 +51,8 @@ def check(flow: Flow) -> Iterator[Observation]:
     steps = [s for s in deviating(flow) if is_fan_out(s)]
     around = companies(flow)
     alone = {id(s) for s in steps if around[id(s)].by_fan_in > 1 and around[id(s)].by_fan_out == 1}
-    for step in steps:
-        assert step.layer is not None
-        if id(step) not in alone:
-            continue
-        yield Observation(
-            fqn=step.layer.fqn,
-            message=f"{describe_weight(step)}; it fits fan_out, while the layers around it keep to fan_in",
-            observed=ratio(step),
-            severity=Severity.WARNING,
-            layer=step.layer,
-        )
-    yield from note([s for s in steps if id(s) not in alone], "; it fits fan_out")
+    why = "; it fits fan_out, while the layers around it keep to fan_in"
+    yield from warnings_and_note(steps, alone, why, "; it fits fan_out")
 
 
 RULE = Rule(

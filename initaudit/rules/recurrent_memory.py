@@ -30,10 +30,10 @@ a gated recurrence whose forget gate starts open.
 ## Limit and where it comes from
 
 Growth over all steps of the input is judged like growth through depth: the natural log of the mean-square ratio is a
-warning beyond 6 and an error beyond 16, when the rate is above one by more than finite width explains. Less than 2% of
+warning beyond 6 and an error beyond 14, when the rate is above one by more than finite width explains. Less than 2% of
 the mean square kept per step is a warning, a tenth of what torch's own defaults keep: 21% in `nn.RNN`, 35% in
 `nn.LSTM` and `nn.GRU`. Those forget in a step or two, which is a note where the sequence is longer than
-that memory reaches (beyond -16), since many train all the same; that of an LSTM is its forget bias (`gate-bias`).
+that memory reaches (beyond -14), since many train all the same; that of an LSTM is its forget bias (`gate-bias`).
 
 ## References
 

@@ -106,14 +106,18 @@ def slips_and_notes(flow: Flow, steps: list[Step], ending: str) -> Iterator[Obse
     """A warning at each of ``steps`` that is a slip among layers that keep to the rule; the rest as one note."""
     around = companies(flow)
     slips = {id(step) for step in steps if is_slip(step, around[id(step)])}
+    yield from warnings_and_note(steps, slips, "; the layers around it keep to the rule", ending)
+
+
+def warnings_and_note(steps: list[Step], odd: set[int], why: str, ending: str) -> Iterator[Observation]:
+    """A warning at each of ``steps`` whose ``id()`` is in ``odd``, and the others as one note."""
     for step in steps:
-        assert step.layer is not None
-        if id(step) not in slips:
-            continue
-        yield Observation(
-            fqn=step.layer.fqn,
-            message=f"{describe_weight(step)}; the layers around it keep to the rule",
-            observed=ratio(step),
-            layer=step.layer,
-        )
-    yield from note([step for step in steps if id(step) not in slips], ending)
+        if step.layer is not None and id(step) in odd:
+            yield Observation(
+                fqn=step.layer.fqn,
+                message=f"{describe_weight(step)}{why}",
+                observed=ratio(step),
+                severity=Severity.WARNING,
+                layer=step.layer,
+            )
+    yield from note([step for step in steps if id(step) not in odd], ending)

@@ -149,15 +149,3 @@ def dead_unit_probability(batch: int, correlation: float) -> float:
         return powers
 
     return expectation(all_below, tolerance=1e-9)
-
-
-def saturated_probability(mean_square: float, lower: float | None, upper: float | None) -> float:
-    """Chance that a pre-activation ``N(0, mean_square)`` lies beyond the inputs where its activation goes flat.
-
-    ``lower`` and ``upper`` are pre-activations, ``None`` for an end that is not flat. For tanh with the outputs
-    ``|y| > t`` they are ``-+atanh(t)``.
-    """
-    scale = math.sqrt(mean_square)
-    below = 0.0 if lower is None else normal_cdf(lower / scale)
-    above = 0.0 if upper is None else normal_cdf(-upper / scale)
-    return below + above

@@ -18,7 +18,6 @@ from initaudit.theory.variance import (
     predicted_mean_square,
     ratio_band,
     sampling_error,
-    saturated_probability,
     std_for,
     xavier_std,
 )
@@ -159,16 +158,3 @@ def test_more_samples_and_less_likeness_leave_fewer_dead(rho: float, batch: int)
 
 def test_two_samples_by_the_orthant_formula() -> None:
     assert dead_unit_probability(2, 0.3) == pytest.approx(0.25 + math.asin(0.3) / (2 * math.pi), rel=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("q", "t", "fraction"),
-    [(1, 0.95, 0.067), (1, 0.97, 0.036), (1, 0.99, 0.008), (1.178, 0.95, 0.092), (4, 0.97, 0.30), (25, 0.99, 0.60)],
-)
-def test_how_much_of_tanh_saturates(q: float, t: float, fraction: float) -> None:
-    assert saturated_probability(q, -math.atanh(t), math.atanh(t)) == pytest.approx(fraction, abs=6e-3)
-
-
-def test_an_open_end_never_saturates() -> None:
-    assert saturated_probability(1, None, None) == 0
-    assert saturated_probability(1, -1.0, None) == pytest.approx(normal_cdf(-1))
