@@ -21,6 +21,7 @@ DECIDED = 300  # step after which an optimizer goes on only where its score is n
 LOW, HIGH = 0.1, 0.9
 HALVE = 90  # step after which each optimizer goes on with the half of its rates that has the lower loss
 EVALUATED = 512  # training samples that accuracy and loss are measured on
+LAST = 3  # evaluations whose mean is a final loss
 ENOUGH = 0.95  # score at which an optimizer has shown that it trains the network
 RATES = {"sgd": SGD_RATES, "adam": ADAM_RATES}
 
@@ -155,6 +156,44 @@ class Optimizers:
         flat[n:] -= self.rates[n:, None] * mean / (square.sqrt() + EPSILON)
 
 
+class Run:
+    """Copies of a network on their way, one to each learning rate of the optimizers."""
+
+    def __init__(self, model: nn.Module, data: Data, kinds: Sequence[str]) -> None:
+        rates = torch.tensor([rate for kind in kinds for rate in RATES[kind]])
+        sgd = torch.tensor([kind == "sgd" for kind in kinds for _ in RATES[kind]])
+        self.data = data
+        self.copies = Copies(model.train(), len(rates))
+        self.optimizers = Optimizers(rates, sgd, self.copies.flat.detach())
+
+    def pauses(self, steps: int) -> Iterator[int]:
+        """Take the steps; gives the number taken every :data:`EVERY` steps and at the end."""
+        for step, (x, y) in enumerate(batches(self.data, steps), 1):
+            gradient = torch.autograd.grad(losses(self.copies(x), y).sum(), self.copies.flat)[0]
+            self.optimizers.step(self.copies.flat, gradient)
+            if step % EVERY == 0 or step == steps:
+                yield step
+
+    def keep(self, rows: Tensor) -> None:
+        if not rows.all():
+            self.copies.flat = self.copies.flat.detach()[rows].requires_grad_()
+            self.optimizers.keep(rows)
+
+    def of(self, kind: str) -> Tensor:
+        """Which copies the optimizer trains."""
+        return self.optimizers.sgd if kind == "sgd" else ~self.optimizers.sgd
+
+    @torch.no_grad()
+    def evaluate(self) -> tuple[Tensor, Tensor]:
+        """Score and loss of each copy on a fixed part of the data; 0 and infinite where it is no longer finite."""
+        x, y = self.data.features[:EVALUATED], self.data.labels[:EVALUATED]
+        logits = self.copies(x)
+        finite = logits.isfinite().all(-1).all(-1)
+        accuracy = (logits.argmax(-1) == y).float().mean(-1)
+        scores = torch.where(finite, (accuracy - self.data.chance) / (1 - self.data.chance), 0.0)
+        return scores, torch.where(finite, losses(logits, y), math.inf)
+
+
 def train(
     model: nn.Module, data: Data, kinds: Sequence[str] = ("sgd", "adam"), *, steps: int = STEPS
 ) -> dict[str, Outcome]:
@@ -163,44 +202,48 @@ def train(
     A copy that is no longer finite is dropped, and so are the worse half of each optimizer's after :data:`HALVE` steps
     and all of them once one has done enough, or after :data:`DECIDED` steps unless its score is between low and high.
     """
-    rates = torch.tensor([rate for kind in kinds for rate in RATES[kind]])
-    sgd = torch.tensor([kind == "sgd" for kind in kinds for _ in RATES[kind]])
-    copies = Copies(model.train(), len(rates))
-    optimizers = Optimizers(rates, sgd, copies.flat.detach())
+    run = Run(model, data, kinds)
     outcomes = {kind: Outcome() for kind in kinds}
-    for step, (x, y) in enumerate(batches(data, steps), 1):
-        gradient = torch.autograd.grad(losses(copies(x), y).sum(), copies.flat)[0]
-        optimizers.step(copies.flat, gradient)
-        if step % EVERY and step != steps:
-            continue
-        rows = _evaluate(copies, optimizers, data, outcomes, step)
+    for step in run.pauses(steps):
+        rows = _worth_going_on(run, outcomes, step)
         if not rows.any():
             break
-        if not rows.all():
-            copies.flat = copies.flat.detach()[rows].requires_grad_()
-            optimizers.keep(rows)
+        run.keep(rows)
     for outcome in outcomes.values():
         outcome.steps = steps if outcome.undecided else outcome.steps  # no copy was left to go on with
     return outcomes
 
 
-@torch.no_grad()
-def _evaluate(copies: Copies, optimizers: Optimizers, data: Data, outcomes: dict[str, Outcome], step: int) -> Tensor:
-    """Bring ``outcomes`` up to date; which copies are worth going on with."""
-    x, y = data.features[:EVALUATED], data.labels[:EVALUATED]
-    logits = copies(x)
-    finite = logits.isfinite().all(-1).all(-1)
-    accuracy = (logits.argmax(-1) == y).float().mean(-1)
-    scores = torch.where(finite, (accuracy - data.chance) / (1 - data.chance), 0.0)
-    loss = torch.where(finite, losses(logits, y), math.inf)
-    rows = finite.clone()
-    for name, mine in (("sgd", optimizers.sgd), ("adam", ~optimizers.sgd)):
+def _worth_going_on(run: Run, outcomes: dict[str, Outcome], step: int) -> Tensor:
+    """Bring ``outcomes`` up to date; which copies to go on with."""
+    scores, loss = run.evaluate()
+    rows = loss.isfinite()
+    for kind, outcome in outcomes.items():
+        mine = run.of(kind)
         if not mine.any():
             continue
-        outcome = outcomes[name]
-        outcome.update(scores[mine], loss[mine], optimizers.rates[mine], step)
+        outcome.update(scores[mine], loss[mine], run.optimizers.rates[mine], step)
         if outcome.score >= ENOUGH or (step == DECIDED and not outcome.undecided):
             rows &= ~mine
         elif step == HALVE:
             rows &= ~mine | (loss <= loss[mine].median())
     return rows
+
+
+def final_losses(model: nn.Module, data: Data, *, steps: int = DECIDED) -> dict[str, float]:
+    """The loss that each optimizer gets to in ``steps`` steps, none of which is spared, at its best rate.
+
+    It is the mean of the last :data:`LAST` evaluations. After :data:`HALVE` steps the worse half of the rates is
+    dropped.
+    """
+    run = Run(model, data, tuple(RATES))
+    found: list[Tensor] = []
+    for step in run.pauses(steps):
+        _, loss = run.evaluate()
+        found.append(loss)
+        if step == HALVE:
+            rows = torch.stack([run.of(kind) & (loss <= loss[run.of(kind)].median()) for kind in RATES]).any(0)
+            run.keep(rows)
+            found = [each[rows] for each in found]
+    mean = torch.stack(found[-LAST:]).mean(0)
+    return {kind: float(mean[run.of(kind)].min()) for kind in RATES}

@@ -1,220 +1,222 @@
-"""Do networks that fail to train for their initialization train after `initaudit fix`?
+"""Do networks that fail to train for their initialization train after `initaudit fix`? Do others lose by it?
 
-    python benchmarks/fix.py [--quick] [--list] [--train [--only-missing]]
+    python benchmarks/fix.py [--quick] [--fresh] [--list] [--train [others] [fix] [losses] [--only-missing]]
 
 Of the networks of the trainability benchmark (`trainability.py`) every one that does not train is initialized by the
-code that `fix` prints, and trained again with the same data, seeds and learning rates; beside it torch's default, He's
-initialization with `calculate_gain` where torch knows the activation (ReLU's gain where it does not), and LSUV
-(Mishkin & Matas 2016, arXiv:1511.06422), written down from its paper. Of those that do train, the ones that `fix` would
-change are trained with its code as well: none should get worse. `data/fix.json` holds what came out; `--train` measures
-it anew (more than an hour of one core), in an order without order, so that a run that is stopped is a fair sample.
+code that `fix` prints, and trained again with the same data, seeds and learning rates; beside it the methods of
+`_methods.py`: torch's default, He's initialization with `calculate_gain`, LSUV (Mishkin & Matas 2016) as its paper has
+it and as the package `lsuv` does it, and AutoInit (Bingham & Miikkulainen 2023) from its paper's formulas. Those that
+do train and that `fix` changes are trained with and without its code, and their losses compared (`_losses.py`).
+`--fresh` takes the networks of other depths and draws that were made after all limits stood.
+
+`data/fix.json` and `data/fix_losses.json` hold what came out. `--train` measures it anew (an hour of one core), or
+the parts that are named, in an order without order, so that a run that is stopped is a fair sample; with
+`--only-missing` a network is trained after `fix` again where its code is no longer the one that was measured.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from _common import environment, parser, quiet, show  # first: it sets the environment of torch
 
 # isort: split
 import torch
-from _networks import Network, Weights, networks
-from _training import Data, Outcome, load, train
-from torch import Tensor, nn
-from torch.nn import init
+from _losses import Losses, compare, measure_losses, print_losses, read_losses
+from _methods import OTHERS, Method, after, available, base, code_of_fix, digest
+from _networks import Network, fresh_networks, networks
+from _training import Outcome, load, train
 from trainability import HEADLINE, READINGS, TRAINS, Label, in_order, read_labels
 
-from initaudit.curing import cure, run
-
 RESULTS = Path(__file__).parent / "data" / "fix.json"
-WORSE = 0.05  # of the way from chance to all right, from which a network has got worse; at 0.95 training stops
-DRAWS = 1  # the network is one draw
-Results = dict[str, dict[str, Label]]  # by network, by method
+FIX = "fix"
+PARTS = ("others", "fix", "losses")
 
 
-# --- methods
+@dataclass
+class Result:
+    """What was measured of one network.
+
+    ``code`` is the digest of what fix printed, empty where it printed nothing. ``outcomes`` has a label by method: of
+    a network that fails that of fix, empty where ``code`` is; those of the others stand with the default scheme.
+    """
+
+    code: str = ""
+    outcomes: dict[str, Label] = field(default_factory=dict)
 
 
-def fixed(network: Network, data: Data) -> nn.Module | None:
-    """The network after the code that fix prints; ``None`` where it prints none."""
-    found = cure(lambda: _built(network, data), data.batch, draws=DRAWS)
-    if not found.code:
-        return None
-    model = _built(network, data)
-    run(found.code, model)
-    return model
-
-
-def torch_default(network: Network, data: Data) -> nn.Module:
-    return _built(replace(network, scheme="default"), data)
-
-
-def naive(network: Network, data: Data) -> nn.Module:
-    """He's rule with ``calculate_gain``, biases zero, the rest at torch's default."""
-    model = torch_default(network, data)
-    known = network.activation if network.activation in ("relu", "tanh", "selu", "leaky_relu", "sigmoid") else "relu"
-    gain = init.calculate_gain(known)
-    with torch.no_grad():
-        Weights(model, network.activation).all(lambda w: init.normal_(w, std=gain / w[0].numel() ** 0.5))
-    return model
-
-
-@torch.no_grad()
-def lsuv(network: Network, data: Data, tolerance: float = 0.1, tries: int = 10) -> nn.Module:
-    """Orthogonal weights, then outputs of unit variance on a batch, layer by layer in the order of the forward pass."""
-    model = torch_default(network, data)
-    weights = Weights(model, network.activation)
-    weights.all(init.orthogonal_)
-    for layer in weights.layers:
-        for _ in range(tries):
-            std = _output_of(model, layer, data.batch).std()
-            if not std > 0 or abs(std - 1) < tolerance:
-                break
-            layer.weight /= std
-    return model
-
-
-def _output_of(model: nn.Module, layer: nn.Module, batch: Tensor) -> Tensor:
-    outputs: list[Tensor] = []
-    hook = layer.register_forward_hook(lambda module, args, output: outputs.append(output))
-    try:
-        model(batch)
-    finally:
-        hook.remove()
-    return torch.cat([output.flatten() for output in outputs])
-
-
-def _built(network: Network, data: Data) -> nn.Module:
-    return network.build(data.features.shape[1], data.classes)
-
-
-METHODS: dict[str, Callable[[Network, Data], nn.Module | None]] = {
-    "fix": fixed,
-    "torch default": torch_default,
-    "He with calculate_gain": naive,
-    "LSUV": lsuv,
-}
-
-
-# --- measurements
+Results = dict[str, Result]
 
 
 def read_results() -> Results:
     if not RESULTS.exists():
         return {}
-    stored = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return {
-        name: {method: {k: Outcome(*v) for k, v in label.items()} for method, label in methods.items()}
-        for name, methods in stored.items()
-    }
+    results = {}
+    for name, stored in json.loads(RESULTS.read_text(encoding="utf-8")).items():
+        code = stored.pop("code", "")
+        results[name] = Result(code, {m: {k: Outcome(*o) for k, o in v.items()} for m, v in stored.items()})
+    return results
 
 
 def write_results(results: Results) -> None:
     """One line to a network, so that a new measurement shows as what it changes."""
-    lines = (
-        f"{json.dumps(name)}: "
-        + json.dumps({m: {k: astuple(o) for k, o in label.items()} for m, label in results[name].items()})
-        for name in sorted(results)
-    )
+    lines = []
+    for name, result in sorted(results.items()):
+        outcomes = {m: {k: astuple(o) for k, o in label.items()} for m, label in result.outcomes.items()}
+        lines.append(f"{json.dumps(name)}: {json.dumps({'code': result.code, **outcomes})}")
     RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
 
 
-def measure(networks: Sequence[Network], labels: dict[str, Label], results: Results) -> None:
-    """Train what is missing of each method and network; of networks that train, with the code of fix alone."""
-    start = time.perf_counter()
-    failing = [network for network in networks if fails(labels[str(network)])]
-    work = [("fix", network) for network in networks]
-    work += [(method, network) for network in failing for method in METHODS if method != "fix"]
-    for number, (method, network) in enumerate(work, 1):
-        done = results.setdefault(str(network), {})
-        if method in done:
+# --- measurements
+
+
+def measure_others(failing: Sequence[Network], labels: dict[str, Label], results: Results) -> None:
+    """Train what is missing of the methods that fix is compared with."""
+    work = [
+        (name, method, start) for start in dict.fromkeys(map(base, failing)) for name, method in available().items()
+    ]
+    for name, method, start in _told(work):
+        outcomes = results.setdefault(str(start), Result()).outcomes
+        if name not in outcomes:
+            known = labels.get(str(start)) if name == "torch default" else None
+            outcomes[name] = known or outcome(method, start)
+            write_results(results)
+
+
+def measure_fix(every: Sequence[Network], labels: dict[str, Label], results: Results) -> None:
+    """See what fix prints for each network, and train those that fail after it, where that is not what was measured."""
+    for (network,) in _told([(network,) for network in every]):
+        with quiet():
+            code = code_of_fix(network, load(network.data))
+        result, failing = results.setdefault(str(network), Result()), fails(labels[str(network)])
+        if result.code == digest(network, code) and (FIX in result.outcomes or not failing):
             continue
-        known = labels.get(str(replace(network, scheme="default"))) if method == "torch default" else None
-        done[method] = known or outcome(method, network)
+        result.code = digest(network, code)
+        if failing:
+            result.outcomes[FIX] = outcome(lambda n, data, code=code: after(code, n, data), network) if code else {}
         write_results(results)
-        print(f"{number}/{len(work)} {method}: {network} {time.perf_counter() - start:.0f} s", flush=True)
 
 
-def outcome(method: str, network: Network) -> Label:
-    """How the network trains from the method's initialization; nothing where the method leaves it as it was."""
+def _told(work: Sequence[tuple]) -> Iterator[tuple]:
+    """Each piece of work, with a line once it is done."""
+    start = time.process_time()
+    for number, piece in enumerate(work, 1):
+        yield piece
+        what = ", ".join(str(p) for p in piece if isinstance(p, (str, Network)))
+        print(f"{number}/{len(work)} {what}: {time.process_time() - start:.0f} s", flush=True)
+
+
+def outcome(method: Method, network: Network) -> Label:
+    """How the network trains from the method's initialization."""
     data = load(network.data)
     with quiet():
-        model = METHODS[method](network, data)
-    return train(model, data) if model is not None else {}
+        return train(method(network, data), data)
+
+
+# --- judgement
 
 
 def fails(label: Label) -> bool:
-    return score(label) < TRAINS
-
-
-def score(label: Label) -> float:
-    """The worse of the two optimizers' best."""
-    return READINGS[HEADLINE](label)
+    """Whether the worse of the two optimizers' best scores is too low."""
+    return READINGS[HEADLINE](label) < TRAINS
 
 
 @dataclass(frozen=True)
 class Tally:
-    """Of the networks that do not train: those that do after each method. Of the others: changed, and made worse."""
+    """What became of the networks that do not train, and which of the others fix changes."""
 
-    failing: int
-    trains: dict[str, tuple[int, int]]  # those that do, those that were measured
-    kept: int
-    changed: int
-    worse: tuple[str, ...]
-    unmended: tuple[str, ...]
+    trains: dict[str, tuple[int, int]]  # by method: those that train after it, those that were measured
+    unmended: dict[str, tuple[str, ...]]  # by method
+    kept: int  # networks that train
+    changed: tuple[str, ...]  # of these, by fix
 
 
-def tally(labels: dict[str, Label], results: Results) -> Tally:
-    bad = [name for name in results if fails(labels[name])]
-    good = [name for name in results if not fails(labels[name])]
-    trains = {}
-    for method in METHODS:
-        measured = [n for n in bad if method in results[n]]
-        trains[method] = sum(not fails(results[n][method] or labels[n]) for n in measured), len(measured)
-    changed = [n for n in good if results[n].get("fix")]
-    worse = [n for n in changed if score(results[n]["fix"]) < score(labels[n]) - WORSE]
-    unmended = [n for n in bad if fails(results[n].get("fix") or labels[n])]
-    return Tally(len(bad), trains, len(good), len(changed), tuple(worse), tuple(unmended))
+def tally(every: Sequence[Network], labels: dict[str, Label], results: Results) -> Tally:
+    bad = [n for n in every if fails(labels[str(n)])]
+    good = [n for n in every if not fails(labels[str(n)])]
+
+    def label(method: str, network: Network) -> Label | None:
+        name = str(network if method == FIX else base(network))
+        return results.get(name, Result()).outcomes.get(method)
+
+    counts, unmended = {}, {}
+    for method in (FIX, *OTHERS):
+        measured = [n for n in bad if label(method, n) is not None]
+        unmended[method] = tuple(str(n) for n in measured if fails(label(method, n) or labels[str(n)]))
+        counts[method] = len(measured) - len(unmended[method]), len(measured)
+    return Tally(counts, unmended, len(good), tuple(str(n) for n in good if results.get(str(n), Result()).code))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
+    options.add_argument("--fresh", action="store_true", help="networks made after the limits stood")
     options.add_argument("--list", action="store_true", help="name the networks that are not mended or got worse")
-    options.add_argument("--train", action="store_true", help="measure anew instead of reading what was measured")
+    options.add_argument("--train", nargs="*", choices=PARTS, help="measure all or these anew, instead of reading it")
     options.add_argument("--only-missing", action="store_true", help="with --train: keep what is there")
     given = options.parse_args(arguments)
     torch.set_num_threads(1)
     print(environment())
     labels = read_labels()
-    every = sorted((n for n in in_order(networks()) if str(n) in labels), key=lambda n: not fails(labels[str(n)]))
+    every = [n for n in in_order(fresh_networks() if given.fresh else networks()) if str(n) in labels]
+    every.sort(key=lambda n: not fails(labels[str(n)]))
+    parts = PARTS if given.train == [] else given.train or ()
     if given.quick:
-        network, data = Network("mlp", "relu", 13, "default"), load("digits")
-        model = fixed(network, data)
-        assert model is not None, "a deep network at torch's default has something to fix"
-        train(model, data, steps=2)
-    results = read_results() if not given.train or given.only_missing else {}
-    if given.train:
-        measure(every, labels, results)
-    report(tally(labels, {name: r for name, r in results.items() if name in labels}), names=given.list)
+        try_out()
+    results, losses = read_results(), read_losses()
+    if not given.only_missing:
+        forget(parts, every, results, losses)
+    if "others" in parts:
+        measure_others([n for n in every if fails(labels[str(n)])], labels, results)
+    if "fix" in parts:
+        measure_fix(every, labels, results)
+    found = tally(every, labels, results)
+    if "losses" in parts:
+        measure_losses([n for n in every if str(n) in found.changed], losses)
+    report(found, names=given.list)
+    current = {n: entry for n, entry in losses.items() if n in found.changed and entry.code == results[n].code}
+    comparison = compare(current)
+    print_losses(comparison, names=given.list)
+    mended, failing = found.trains[FIX]
+    print(
+        f"fix: {mended} of {failing} networks that did not train do after fix; {len(found.changed)} of "
+        f"{found.kept} that trained were changed, and the loss of {len(comparison.worse)} got worse"
+    )
+
+
+def forget(parts: Sequence[str], every: Sequence[Network], results: Results, losses: dict[str, Losses]) -> None:
+    """Drop what the parts are about to measure."""
+    for network in every:
+        if "others" in parts and (start := results.get(str(base(network)))):
+            start.outcomes = {method: label for method, label in start.outcomes.items() if method == FIX}
+        if "fix" in parts and (result := results.get(str(network))):
+            result.code = ""
+            result.outcomes.pop(FIX, None)
+        if "losses" in parts:
+            losses.pop(str(network), None)
+
+
+def try_out() -> None:
+    """One network through what is measured of all."""
+    network, data = Network("mlp", "relu", 13, "default"), load("digits")
+    code = code_of_fix(network, data)
+    assert code, "a deep network at torch's default has something to fix"
+    train(after(code, network, data), data, steps=2)
+    for method in available().values():
+        method(network, data)
 
 
 def report(found: Tally, *, names: bool) -> None:
-    """Print the tables, and the line that sums them up."""
+    """Print how many networks train after each method."""
     rows = [(method, f"{n}/{of} ({n / (of or 1):.0%})") for method, (n, of) in found.trains.items()]
     show(("initialization", "networks that train now, of those that did not"), rows)
-    print(f"of {found.kept} networks that train, fix changes {found.changed}; {len(found.worse)} of these get worse")
+    print(f"of {found.kept} networks that train, fix changes {len(found.changed)}")
     if names:
-        print("not mended:", *found.unmended, sep="\n  ")
-        print("worse:", *found.worse, sep="\n  ")
-    mended, _ = found.trains["fix"]
-    print(
-        f"fix: {mended} of {found.failing} networks that did not train do after fix; {found.changed} of "
-        f"{found.kept} that trained were changed, {len(found.worse)} of them got worse"
-    )
+        for method, left in found.unmended.items():
+            print(f"not mended, {method}:", *left, sep="\n  ")
 
 
 if __name__ == "__main__":

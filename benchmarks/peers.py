@@ -1,17 +1,20 @@
 """What do other tools say of networks that are well and badly initialized?
 
-    python benchmarks/peers.py [--quick] [--environments DIR] [--peers initaudit torchlens ...] [--limit 3600]
+    python benchmarks/peers.py [--quick] [--environments DIR] [--peers initaudit torchlens ...] [--limit 3600] [--cost]
 
 Every peer runs in a process and an environment of its own, made below DIR with pip on the first use; torch is shared
 with the Python that runs this script. Each is shown 14 networks of 20 layers, width 256 and a batch of 64, six of them
 good, and five more. It *detects* a fault when it makes a complaint of a kind that it makes on no good network.
-`--quick` asks initaudit alone, about four of them, and installs nothing.
+`--quick` asks initaudit alone, about four of them, and installs nothing. With `--cost`, each peer looks at a 50-layer
+MLP, ResNet-50 and GPT-2 small instead, for `--limit` CPU seconds at most (90 then): those of one look over those of a
+plain forward and backward pass, medians of up to three pairs that take turns.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import signal
 import site
 import subprocess
 import sys
@@ -31,6 +34,9 @@ from _peers.networks import ALL, MORE, NETWORKS, Network
 FOLDER = Path(__file__).resolve().parent / "_peers"
 QUICK = ("ReLU, He", "ReLU, std 0.2", "ReLU, bias -10", "F.relu, bias -10")
 CURE = re.compile(r"xavier|glorot|kaiming|\bHe\b|lecun|orthogonal|\bgain\b|nn\.init|\bstd\b", re.IGNORECASE)
+COSTLY = ("mlp", "resnet50", "gpt2")
+LIMITS = {False: 3600, True: 90}  # seconds, without --cost, and CPU seconds with it
+PATIENCE = 10  # wall seconds for each CPU second, on a machine that has other things to do
 SPELLINGS = {  # of a network that is good and one that is not
     "F.relu": ("F.relu, He", "F.relu, bias -10"),
     "in-place": ("in-place ReLU, He", "in-place ReLU, bias -10"),
@@ -61,6 +67,13 @@ PEERS = (
     Peer("torchdiag", "torchdiag==0.1.0"),
     Peer("SageMaker"),
     Peer("lsuv", "lsuv==0.3.0", detects=False),
+)
+
+
+ONLY_COST = (
+    Peer("unit-scaling", "unit-scaling==0.3.5"),
+    Peer("wandb", "wandb==0.31.0"),
+    Peer("tensorboard", "tensorboard==2.21.0"),
 )
 
 
@@ -141,12 +154,49 @@ def python_of(peer: Peer, folder: Path) -> Path:
     return python
 
 
+def _python(peer: Peer, folder: Path) -> Path | str:
+    """The Python that has the peer, or why there is none."""
+    try:
+        return python_of(peer, folder) if peer.requirement else Path(sys.executable)
+    except subprocess.CalledProcessError as error:
+        return str((error.stderr or error.stdout or str(error)).strip().splitlines()[-1])
+
+
+def cost(peer: Peer, model: str, folder: Path, limit: int) -> str:
+    """A cell of the table of costs: the ratio, or why there is none."""
+    python = _python(peer, folder)
+    if isinstance(python, str):
+        return f"not installed: {python[:60]}"
+    output = folder / f"{peer.name}-{model}.json"
+    output.unlink(missing_ok=True)
+    try:
+        command = [python, peer.script, "--cost", model, output, str(limit)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE * limit)
+    except subprocess.TimeoutExpired:
+        return f"> {limit} s"
+    if not output.exists() and done.returncode == -getattr(signal, "SIGXCPU", 0):
+        return f"> {limit} s"
+    if not output.exists():
+        return f"fails: {(done.stderr.strip().splitlines() or ['no answer'])[-1][:60]}"
+    found = json.loads(output.read_text(encoding="utf-8"))
+    return f"{found['ratio']:.2f}" if "ratio" in found else f"fails: {found['error'][:60]}"
+
+
+def report_costs(peers: Sequence[Peer], models: Sequence[str], folder: Path, limit: int) -> None:
+    """The table of costs, each row as soon as it is known, and the summary line."""
+    rows = []
+    for peer in peers:
+        rows.append([peer.name, *(cost(peer, model, folder, limit) for model in models)])
+        print("; ".join(rows[-1]), file=sys.stderr, flush=True)
+    show(["CPU time over a plain pass", *models], rows)
+    print(f"peers: initaudit costs {', '.join(rows[0][1:])} times a plain pass of {', '.join(models)}")
+
+
 def ask(peer: Peer, names: Sequence[str], folder: Path, limit: int) -> Peered | str:
     """What a peer says of each network, or why it could not be asked."""
-    try:
-        python = python_of(peer, folder) if peer.requirement else Path(sys.executable)
-    except subprocess.CalledProcessError as error:
-        return (error.stderr or error.stdout or str(error)).strip().splitlines()[-1]
+    python = _python(peer, folder)
+    if isinstance(python, str):
+        return python
     output = folder / f"{peer.name}.jsonl"
     output.unlink(missing_ok=True)
     end = "no answer"
@@ -205,16 +255,22 @@ def report(asked: Sequence[Peered | str], peers: Sequence[Peer], networks: Seque
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--environments", type=Path, help="folder of the peers' environments; a temporary one if none")
-    options.add_argument("--peers", nargs="+", choices=[p.name for p in PEERS], default=[p.name for p in PEERS])
-    options.add_argument("--limit", type=int, default=3600, help="seconds that one peer may take in all")
+    options.add_argument("--peers", nargs="+", choices=[p.name for p in (*PEERS, *ONLY_COST)])
+    options.add_argument("--limit", type=int, help="seconds that one peer may take in all, or at one model with --cost")
+    options.add_argument("--cost", action="store_true", help="what each costs, and not what it says")
     given = options.parse_args(arguments)
-    peers = [p for p in PEERS if p.name in (["initaudit"] if given.quick else given.peers)]
+    limit = LIMITS[given.cost] if given.limit is None else given.limit
+    every = [p for p in (*PEERS, *(ONLY_COST if given.cost else ())) if p.name != "SageMaker" or not given.cost]
+    peers = [p for p in every if p.name in (["initaudit"] if given.quick else given.peers or [p.name])]
     networks = [n for n in (*NETWORKS, *MORE) if n.name in QUICK or not given.quick]
     print(environment(peers=" ".join(p.requirement or p.name for p in peers)))
     with TemporaryDirectory() as temporary:
         folder = given.environments or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        asked = [ask(peer, [n.name for n in networks], folder, given.limit) for peer in peers]
+        if given.cost:
+            report_costs(peers, ["tiny"] if given.quick else COSTLY, folder, limit)
+            return
+        asked = [ask(peer, [n.name for n in networks], folder, limit) for peer in peers]
     report(asked, peers, networks)
     rows = {row[0]: row for row in (summary(f, networks) for f in asked if isinstance(f, Peered) and f.peer.detects)}
     said = "; ".join(f"{name} finds {row[1]}, false alarms on {row[2]}" for name, row in rows.items())

@@ -6,8 +6,11 @@ the first to 0.05 behind the last. `build_xavier` draws from U(-sqrt(6/(n_in + n
 its activations hold, from 0.63 to 0.32. Five layers are few enough to train either way, so the standard network gets
 notes and no error; in `deep_relu_mlp.py`, four times as deep, the same fault is fatal.
 
-    initaudit examples/lecture.py              both, with the histograms of each layer: figure 6 of the paper
-    initaudit examples/lecture.py::build_xavier
+    initaudit examples/lecture.py                        both, with a histogram beside each layer
+    initaudit examples/lecture.py --figure lecture.svg   figures 6 and 7 of the paper, side by side
+    initaudit examples/lecture.py::build_xavier          one of them
+
+docs/lecture.md tells why.
 """
 
 import math
@@ -22,10 +25,10 @@ FEATURES, WIDTH, HIDDEN_LAYERS, CLASSES = 1000, 1000, 5, 10
 def tanh_network(initialize_: Callable[[Tensor], object]) -> nn.Sequential:
     widths = [FEATURES] + [WIDTH] * HIDDEN_LAYERS
     network = nn.Sequential()
-    for fan_in, fan_out in pairwise(widths):
-        network.append(nn.Linear(fan_in, fan_out))
-        network.append(nn.Tanh())
-    network.append(nn.Linear(WIDTH, CLASSES))
+    for number, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
+        network.add_module(f"hidden{number}", nn.Linear(fan_in, fan_out))
+        network.add_module(f"tanh{number}", nn.Tanh())
+    network.add_module("head", nn.Linear(WIDTH, CLASSES))
     for layer in network:
         if isinstance(layer, nn.Linear):
             initialize_(layer.weight)

@@ -24,11 +24,12 @@ from initaudit.probe.restore import random_state
 from initaudit.records import Cure, Failure, Report, Trace, Vitals
 from initaudit.rules import diagnose
 from initaudit.rules.draws import audit_draws
+from initaudit.target.inputs import candidate_inputs
 from initaudit.target.load import Target
 
 DRAWS = 3  # that the cure is proven on
-LAZY = "lazy parameters have no values before the first run: run the model once and fix that instance"
 TITLE = "Initialization by initaudit, checked by a second audit."
+LAZY = "Call it after the first run, which makes the lazy parameters."
 
 
 def cure(model: nn.Module | Callable[[], nn.Module], inputs: Any = None, *, draws: int = DRAWS, **options: Any) -> Cure:
@@ -70,9 +71,11 @@ def cure_target(
     if not alarms(before.findings):
         return unhealed
     model = given.built(seed)
-    if any(is_lazy(p) for p in model.parameters()):
-        return replace(unhealed, remarks=(LAZY, *remarks(before)))
-    workshop = _Workshop(target, model, probe, judge, seed)
+    lazy = _is_lazy(model)
+    if lazy:
+        target = replace(target, factory=partial(_run_once, target, options.get("inputs"), seed))
+        model = _Draws(target, seeds, probe, judge).built(seed)
+    workshop = _Workshop(target, model, probe, judge, seed, f"{TITLE} {LAZY}" if lazy else TITLE)
     own = judge(before.trace) if before.trace else ()
     found = search(replace(before, findings=own) if alarms(own) else before, workshop.attempt)
     if not found.settings:
@@ -89,6 +92,7 @@ def cure_target(
         code=code,
         changed=changed,
         measured=is_measured(found.settings),
+        lazy=lazy,
         vitals_after=tuple(treated.vitals),
         remarks=remarks(after, changed),
     )
@@ -135,6 +139,7 @@ class _Workshop:
     probe: Callable[..., Trace]
     judge: Callable[[Trace], Any]
     seed: int
+    title: str
 
     def attempt(self, settings: Sequence[Setting]) -> Report:
         """The audit of one draw that has the settings."""
@@ -147,7 +152,7 @@ class _Workshop:
             for name, p in self.model.named_parameters()
             if p.numel() and _is_constant(p)
         }
-        return init_function(outcome.settings, self.facts, constants, title=TITLE)
+        return init_function(outcome.settings, self.facts, constants, title=self.title)
 
     @property
     def facts(self) -> tuple[ModuleFact, ...]:
@@ -172,6 +177,29 @@ def run(code: str, model: nn.Module) -> None:
     namespace: dict[str, Any] = {}
     exec(compile(code, "<init_weights>", "exec"), namespace)
     namespace["init_weights"](model)
+
+
+def _is_lazy(model: nn.Module) -> bool:
+    return any(is_lazy(p) for p in model.parameters())
+
+
+def _run_once(target: Target, inputs: Any, seed: int) -> nn.Module:
+    """A model of the target that has run on its sample input, so that its lazy parameters have shapes and values.
+
+    Raises:
+        AuditError: it ran on none.
+    """
+    model = target.build()
+    model = model if target.is_factory else _copied(model)
+    error: Exception | None = None
+    for fed in candidate_inputs(model, given=inputs, module=target.module, name=target.name, seed=seed):
+        try:
+            with torch.no_grad():
+                model(*fed.args, **fed.kwargs)
+            return model
+        except Exception as reason:  # whatever a model raises on an input that does not fit
+            error = error or reason
+    raise AuditError("forward", f"lazy parameters need a first run, and the model ran on no input: {error}") from error
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -15,13 +16,16 @@ from torch import nn
 from initaudit.choices import DTYPES
 from initaudit.errors import AuditError, UsageError
 from initaudit.probe.builds import Origin, compare_builds, copies_within, with_origin
+from initaudit.probe.clock import Clock
+from initaudit.probe.joining import is_cut, is_joinable, joined, share_of, unwrapped
+from initaudit.probe.ranks import Ranks, together
 from initaudit.probe.restore import random_state
 from initaudit.probe.run import Loss, probe
 from initaudit.probe.unwritten import build_and_mark
 from initaudit.records import Report, Trace
 from initaudit.rules import diagnose
 from initaudit.rules.draws import audit_draws
-from initaudit.target.inputs import Inputs, candidate_inputs, none_ran
+from initaudit.target.inputs import Inputs, as_inputs, candidate_inputs, none_ran
 from initaudit.target.load import Target
 from initaudit.target.losses import resolve_loss
 
@@ -40,6 +44,7 @@ def audit(
     seeds: int = 1,
     select: Sequence[str] | None = None,
     ignore: Sequence[str] | None = None,
+    distributed: bool | None = None,
 ) -> Report:
     """Audit the initialization of ``model`` and return the :class:`~initaudit.records.Report`.
 
@@ -57,9 +62,12 @@ def audit(
             factory. The report then holds the findings over all draws: one that fewer than half of them have is an
             unlucky draw, and one severity milder. Its layers are those of the first draw.
         select, ignore: rule codes, names or prefixes of codes.
+        distributed: in a ``torch.distributed`` job, whether all ranks audit together: every rank calls with its share
+            of the batch, and gets the report of the whole. By default they do where the model is wrapped in
+            ``DistributedDataParallel``, or its parameters are held in parts (``fully_shard``, tensor parallelism).
 
     Raises:
-        AuditError: the model could not be built or run; ``stage`` tells where.
+        AuditError: the model could not be built or run, or the ranks do not fit together; ``stage`` tells where.
         UsageError: an argument makes no sense.
     """
     if isinstance(model, nn.Module):
@@ -82,6 +90,7 @@ def audit(
         seeds=seeds,
         select=select,
         ignore=ignore,
+        distributed=distributed,
     )
 
 
@@ -120,6 +129,7 @@ def probe_target(
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
     compare: bool = True,
+    distributed: bool | None = None,
     progress: Progress = lambda stage: None,
 ) -> Trace:
     """Build and run one collected target, with the sample input and the loss that its file offers.
@@ -127,9 +137,24 @@ def probe_target(
     ``compare`` builds a factory's model twice more, to see what a second build repeats and what another seed changes.
     """
     progress("building")
-    build = partial(_build, target)
-    model, unwritten = build_and_mark(partial(build, seed)) if target.is_factory else (build(seed), frozenset[str]())
-    origin = compare_builds(model, build, seed) if target.is_factory and compare else Origin()
+    building: list[float] = []
+
+    def build(number: int) -> nn.Module:
+        clock = Clock()
+        with clock.running():
+            made = _build(target, number)
+        building.append(clock.seconds)
+        return made
+
+    with together() if distributed and is_joinable() else nullcontext():
+        model, unwritten = (
+            build_and_mark(partial(build, seed)) if target.is_factory else (build(seed), frozenset[str]())
+        )
+    ranks = joined(model, distributed)
+    if ranks is not None and is_cut(model) and (device is not None or dtype is not None):
+        raise UsageError("device and dtype cannot be given for a model held in parts, which runs where and as it is")
+    model = unwrapped(model)
+    origin = compare_builds(model, lambda n: unwrapped(build(n)), seed) if target.is_factory and compare else Origin()
     origin = replace(origin, copies=copies_within(model))
     trace = _run(
         model,
@@ -143,9 +168,10 @@ def probe_target(
         device=device,
         dtype=dtype,
         seed=seed,
+        ranks=ranks,
         progress=progress,
     )
-    return with_origin(trace, origin)
+    return with_origin(replace(trace, build_seconds=building[0]), origin)
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device | None:
@@ -180,11 +206,8 @@ def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def _build(target: Target, seed: int) -> nn.Module:
-    """The model under the seed, out of torch.compile's wrapper: the tape needs the calls themselves."""
     with random_state(seed):
-        model = target.build()
-    unwrapped: nn.Module = getattr(model, "_orig_mod", model)
-    return unwrapped
+        return target.build()
 
 
 def _run(
@@ -200,6 +223,7 @@ def _run(
     device: str | torch.device | None,
     dtype: str | torch.dtype | None,
     seed: int,
+    ranks: Ranks | None = None,
     progress: Progress = lambda stage: None,
 ) -> Trace:
     model, place, precision = _place(model, owned, resolve_device(device), resolve_dtype(dtype))
@@ -207,17 +231,23 @@ def _run(
     failed: list[tuple[Inputs, BaseException]] = []
     for candidate in candidate_inputs(model, given=given, module=module, name=name, seed=seed):
         fed = candidate.to(place or "cpu", precision)
+        described = fed.describe()
+        if ranks is not None:
+            own = given is not None and fed.source == as_inputs(()).source
+            fed = share_of(fed, ranks, is_whole=not own)
+            described += f" on each of {len(ranks)} ranks" if own and len(ranks) > 1 else ""
         try:
             return probe(
                 model,
                 fed.args,
                 fed.kwargs,
                 target=target,
-                inputs=fed.describe(),
+                inputs=described,
                 inputs_source=fed.source,
                 loss=loss,
                 seed=seed,
                 unwritten=unwritten,
+                ranks=ranks,
                 progress=progress,
             )
         except AuditError as error:

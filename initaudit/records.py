@@ -13,6 +13,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from rich.console import Console, ConsoleOptions, RenderResult
 
 SCHEMA_VERSION = 1
@@ -321,10 +322,13 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
+    """``ranks`` is the number of processes whose statistics were merged."""
+
     torch: str
     device: str
     dtype: str
     seed: int
+    ranks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +350,7 @@ class Trace:
     classes: int | None = None  # number of classes when the loss is a cross-entropy over logits
     seconds: float = 0.0
     model_seconds: float = 0.0  # the model's own forward and backward, as far as it can be told
+    build_seconds: float = 0.0  # building it by its factory the first time, without which there is nothing to audit
     attentions: tuple[Attention, ...] = ()
     recurrences: tuple[Recurrence, ...] = ()
 
@@ -386,7 +391,8 @@ class Finding:
 class Report:
     """The audit of one model: its trace (or why there is none) and its findings, worst first.
 
-    ``seeds`` are those of the draws that were audited, where it was more than one; ``trace`` is that of the first.
+    ``seeds`` are those of the draws that were audited, where it was more than one; ``trace`` is that of the first, with
+    the seconds of all. ``seconds`` is the whole, further builds and inputs that were tried in vain included.
     ``severity_score`` says how badly the initialization harms training, in nats of mean square through depth: 0 when
     nothing moves, trouble from 6, failure from 16 (:mod:`initaudit.rules.severity`).
     """
@@ -428,6 +434,12 @@ class Report:
 
         return render_html(self)
 
+    def figure(self, **options: Any) -> Figure:
+        """Histograms and rms of every layer, by matplotlib: see :func:`initaudit.report.plots.figure`."""
+        from initaudit.report.plots import figure
+
+        return figure([self], **options)
+
     def _repr_html_(self) -> str:  # Jupyter's name for it
         from initaudit.report.html import render_html
 
@@ -460,7 +472,8 @@ class Cure:
     ``before`` and ``after`` are audits over the same draws; ``after`` is ``None`` where nothing had to be done, or
     nothing helped. ``code`` defines ``init_weights(model)``, the very code that the second audit ran. ``changed`` are
     the parameters that it sets, of ``parameters`` in all. ``measured`` says that some of its figures were measured on
-    the sample input. ``remarks`` say why something stays open, and what would help.
+    the sample input. ``remarks`` say why something stays open, and what would help. ``lazy`` says that the code must be
+    called after the first run, which gives parameters their shapes.
     """
 
     before: Report
@@ -472,6 +485,7 @@ class Cure:
     vitals_before: tuple[Vitals, ...] = ()
     vitals_after: tuple[Vitals, ...] = ()
     remarks: tuple[str, ...] = ()
+    lazy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,10 +20,11 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from initaudit.codec import decode
 from initaudit.errors import AuditError, UsageError
+from initaudit.launcher import launched
 from initaudit.records import Cure, Trace
 
 STAGE_OF = {"building": "load", "finding inputs": "input", "forward": "forward", "backward": "backward"}
@@ -40,6 +41,9 @@ del sys.path[0]
 from initaudit.worker import main
 main()
 """
+
+
+ROUND_VARIABLE = "INITAUDIT_ROUND"  # tells a worker which of the workers it is that this process has started
 
 
 class InternalError(Exception):
@@ -99,6 +103,7 @@ class Runner:
         self._workers = workers
         self._worker = worker
         self._collected = False
+        self._lost = False
         self._printed = ""
 
     def __enter__(self) -> Runner:
@@ -182,6 +187,8 @@ class Runner:
 
     def _ask(self, request: dict[str, Any], on_stage: Callable[[str], None]) -> dict[str, Any]:
         stage = "load"
+        if self._lost:
+            raise AuditError("load", "not audited: the process that had loaded it ended, and the other ranks' did not")
         worker = self._worker = self._worker or Worker(self._workers)
         try:
             if not worker.ready:
@@ -196,12 +203,20 @@ class Runner:
             self._drop(gently=False)
             limit = f"took longer than --timeout {self._timeout:g} seconds, in the stage {stage!r}"
             advice = "allow more" if stage == "load" else "allow more or give a smaller --input"
-            raise AuditError(stage, f"{limit}; {advice}") from error
+            raise self._end(AuditError(stage, f"{limit}; {advice}")) from error
         except EOFError as error:
             self._drop(gently=False)
-            raise AuditError(stage, f"{error}, in the stage {stage!r}") from error
+            raise self._end(AuditError(stage, f"{error}, in the stage {stage!r}")) from error
         self._printed += worker.printed()
         return self._check(reply, stage)
+
+    def _end(self, error: AuditError) -> AuditError:
+        """A worker started anew would wait for ever for those of the other ranks; these do not know what happened."""
+        rank, size = launched()
+        self._lost = size > 1
+        if rank > 0 and sys.__stderr__ is not None:
+            sys.__stderr__.write(f"rank {rank}: {self.target}: {error}\n")
+        return error
 
     def _check(self, reply: dict[str, Any], stage: str) -> dict[str, Any]:
         if "usage" in reply:
@@ -226,8 +241,11 @@ class Worker:
     that the process is ``ready``.
     """
 
+    _count: ClassVar[int] = 0
+
     def __init__(self, workers: int = 1) -> None:
         self.ready = False
+        Worker._count += 1
         self._closed = False
         self._folder = TemporaryDirectory(prefix="initaudit-", ignore_cleanup_errors=True)
         path = Path(self._folder.name) / "printed"
@@ -237,7 +255,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=sink,
-                env=_environment(workers),
+                env=_environment(workers) | {ROUND_VARIABLE: str(Worker._count)},
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which ends the worker and its children
             )
         assert self._process.stdin is not None

@@ -75,6 +75,7 @@ class Settings:
     seeds: int = _key(COUNT, 1)
     format: str = _key(_choice(*FORMATS), "table")
     output: str | None = _key(TEXT)
+    figure: str | None = _key(TEXT)
     verbose: int = _key(WHOLE, 0)
     quiet: int = _key(WHOLE, 0)
     no_color: bool = _key(FLAG, False)
@@ -164,8 +165,9 @@ def _rebased(values: dict[str, Any], directory: Path) -> dict[str, Any]:
         values["input"] = tuple(
             re.sub(r"^([^@]*@)(.+)$", lambda m: m[1] + rebase(m[2]), text) for text in values["input"]
         )
-    if values.get("output"):
-        values["output"] = rebase(values["output"])
+    for key in ("output", "figure"):
+        if values.get(key):
+            values[key] = rebase(values[key])
     return values
 
 

@@ -27,6 +27,7 @@ def assert_initialized(
     dtype: str | torch.dtype | None = None,
     seed: int = 0,
     seeds: int = 1,
+    distributed: bool | None = None,
 ) -> Report:
     """Audit ``model`` and return the report, or say what is wrong with its initialization.
 
@@ -44,7 +45,7 @@ def assert_initialized(
 
     report = audit(
         model, inputs, loss=loss, device=device, dtype=dtype, seed=seed, seeds=seeds,
-        select=codes(select), ignore=codes(ignore),
+        select=codes(select), ignore=codes(ignore), distributed=distributed,
     )  # fmt: skip
     if message := failure_message(report, fail_on):
         raise AssertionError(message)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -82,10 +83,9 @@ def read_weights(target: Target, *, seed: int = 0, progress: Progress = lambda s
                 unjudged.append(Unjudged(item.name, _ZEROS))
     if not parameters:
         raise AuditError("load", f"{target.id} holds no floating-point weight")
-    dtypes = [p.dtype for p in parameters]
     return Trace(
         target=target.id,
-        environment=Environment(torch.__version__, "cpu", max(dict.fromkeys(dtypes), key=dtypes.count), seed),
+        environment=Environment(torch.__version__, "cpu", _prevailing_dtype(parameters), seed),
         inputs="none",
         inputs_source="--weights-only",
         loss="none",
@@ -149,11 +149,20 @@ def _built(target: Target, seed: int, fresh: float = math.nan) -> tuple[Deferred
         raise user_error("load", problem, error, "without --weights-only it is built as a whole") from error
 
 
+def _prevailing_dtype(parameters: list[Parameter]) -> str:
+    """That of most entries: normalizations, many and small, are often kept wider than the matrices."""
+    entries: Counter[str] = Counter()
+    for parameter in parameters:
+        entries[parameter.dtype] += math.prod(parameter.shape)
+    return entries.most_common(1)[0][0]
+
+
 def _no_weight(tensor: Tensor) -> str:
     """Why a tensor is none that an initializer fills, or ``""``."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return f"{str(tensor.dtype).removeprefix('torch.')} of {tensor.numel()} entries, not a weight"
-    low, high = (float(end) for end in tensor.float().aminmax())
+    ends = (tensor if tensor.element_size() > 1 else tensor.float()).aminmax()  # float8 has no order of its own
+    low, high = (float(end) for end in ends)
     if low < high and max(-low, high) > 1e4 and bool(((tensor == low) | (tensor == high)).all()):
         return _TABLE.format(low=low, high=high)
     return ""

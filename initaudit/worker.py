@@ -12,6 +12,7 @@ any number of ``{"stage": ...}`` and one of ``{"ids": [...], "instances": [...],
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import gc
 import io
@@ -26,6 +27,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from initaudit.codec import encode
 from initaudit.errors import AuditError, InitauditError, UsageError
+from initaudit.launcher import launched
+from initaudit.runner import ROUND_VARIABLE
 
 if TYPE_CHECKING:
     from initaudit.target.load import Target
@@ -137,8 +140,44 @@ def _collect(target: str, found: Found, *, weights_only: bool) -> Message:
 def _probe(target: Target, options: Message, send: Callable[[Message], None]) -> Message:
     from initaudit.engine import probe_target
 
+    if launched().size > 1:
+        join_ranks()
+        options = options | {"distributed": True}
     trace = probe_target(target, **options, progress=lambda stage: send({"stage": stage}))
     return {"trace": encode(trace)}
+
+
+def join_ranks() -> None:
+    """Make this process one of the group that ``torchrun`` has started, unless the user's file has done so.
+
+    The store is that of the launcher, which outlives the worker: each of them meets the others under a name of its own.
+    """
+    import torch
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import PrefixStore, TCPStore
+
+    if dist.is_initialized():
+        return
+    ranks = launched()
+    both = torch.cuda.is_available() and dist.is_nccl_available()
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", ranks.rank)) % torch.cuda.device_count())
+    hosted = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = TCPStore(
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
+        ranks.size,
+        is_master=ranks.rank == 0 and not hosted,
+        wait_for_workers=not hosted,
+    )
+    name = f"initaudit/{os.environ.get(ROUND_VARIABLE, '0')}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if both else "gloo",
+        store=PrefixStore(name, store),
+        rank=ranks.rank,
+        world_size=ranks.size,
+    )
+    atexit.register(dist.destroy_process_group)
 
 
 def _weigh(target: Target, options: Message, send: Callable[[Message], None]) -> Message:
@@ -150,4 +189,6 @@ def _weigh(target: Target, options: Message, send: Callable[[Message], None]) ->
 def _cure(target: Target, options: Message, send: Callable[[Message], None]) -> Message:
     from initaudit.curing import cure_target
 
+    if launched().size > 1:
+        raise UsageError("fix works in one process: start it without torchrun")
     return {"cure": encode(cure_target(target, **options, progress=lambda stage: send({"stage": stage})))}

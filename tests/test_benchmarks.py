@@ -8,7 +8,7 @@ import torch
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 NAMES = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
-NEEDS = {"zoo": "transformers", "trainability": "sklearn", "fix": "sklearn"}
+NEEDS = {"large": "transformers", "zoo": "transformers", "trainability": "sklearn", "fix": "sklearn"}
 
 
 @pytest.fixture(autouse=True)

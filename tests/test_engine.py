@@ -200,7 +200,7 @@ class TestPlaceAndPrecision:
         report = initaudit.audit(mlp(), X, dtype="bfloat16", device="cpu", seed=7)
         assert report.trace is not None
         assert dataclasses.asdict(report.trace.environment) == {
-            "torch": torch.__version__, "device": "cpu", "dtype": "bfloat16", "seed": 7,
+            "torch": torch.__version__, "device": "cpu", "dtype": "bfloat16", "seed": 7, "ranks": 1,
         }  # fmt: skip
         assert report.trace.inputs.startswith("bfloat16")
 

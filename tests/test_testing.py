@@ -112,6 +112,7 @@ def test_it_raises_the_message(calls: list[Any]) -> None:
 
 def test_it_returns_the_report_and_hands_on_every_option(calls: list[Any]) -> None:
     options: dict[str, Any] = {"loss": "losses:mine", "device": "cpu", "dtype": "bfloat16", "seed": 3, "seeds": 2}
+    options["distributed"] = False
     found = assert_initialized("model", "float32[2,3]", fail_on="never", select="IA1,IA2", ignore=["IA105"], **options)
     assert found == report(VANISHING)
     assert calls == [("model", "float32[2,3]", {**options, "select": ["IA1", "IA2"], "ignore": ["IA105"]})]

@@ -155,6 +155,46 @@ def test_an_instance_is_read_as_it_is() -> None:
     assert trace.parameters[0].mean == pytest.approx(float(model.weight.detach().mean()))
 
 
+@pytest.mark.parametrize("norms", [torch.bfloat16, torch.float32])
+def test_the_dtype_of_a_checkpoint_is_that_of_most_entries(saved, norms: torch.dtype) -> None:
+    def convolution() -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(8, 16, 3, bias=False).bfloat16(), nn.BatchNorm2d(16).to(norms))
+
+    trace = of_file(saved(nn.Sequential(*(convolution() for _ in range(3)))))
+    assert trace.environment.dtype == "bfloat16"
+    assert {p.dtype for p in trace.parameters if len(p.shape) == 4} == {"bfloat16"}
+
+
+def under_a_default_dtype() -> nn.Module:
+    """As transformers builds: the default dtype holds while the model is made and no longer."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        return nn.Linear(512, 512)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def on_the_meta_device() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Linear(512, 512, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "factory",
+    [
+        under_a_default_dtype,
+        on_the_meta_device,
+        lambda: nn.Linear(512, 512, dtype=torch.bfloat16),
+        lambda: nn.Linear(512, 512).bfloat16(),
+    ],
+)
+def test_the_dtype_of_a_factory_is_that_of_what_it_builds(factory) -> None:
+    trace = read_weights(Target("m", "m", factory))
+    assert [p.dtype for p in trace.parameters] == ["bfloat16"] * 2
+    assert trace.environment.dtype == "bfloat16"
+    assert trace.parameters[0].init == "kaiming_uniform(a=sqrt(5))"
+
+
 def test_seeds() -> None:
     first, again, other = (of_model(Healthy, seed=seed) for seed in (1, 1, 2))
     assert first.parameters == again.parameters

@@ -1,8 +1,10 @@
 """Shows networks to one peer and writes down what it says: the body of every ``run_*.py`` in this folder.
 
     python run_PEER.py OUTPUT NAME...
+    python run_PEER.py --cost NAME OUTPUT LIMIT
 
-One JSON line per network goes to the file OUTPUT, as soon as it is known.
+One JSON line per network goes to the file OUTPUT, as soon as it is known; with `--cost`, what looking at the model NAME
+costs, once.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import warnings
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+import costs
 import networks
 import torch
 from torch import Tensor, nn
@@ -39,9 +42,12 @@ def owner(parameter: str) -> str:
 
 def serve(look: Look) -> None:
     """Have ``look(model, x, y)`` judge each network named on the command line, one thread, in one process."""
-    output, *names = sys.argv[1:]
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    if sys.argv[1] == "--cost":
+        costs.cost(look, *sys.argv[2:])
+        return
+    output, *names = sys.argv[1:]
     for name in names:
         model, x, y = networks.made(name)
         complaints: list[Complaint] = []

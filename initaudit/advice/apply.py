@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from initaudit.advice.plan import Planner, Reach
-from initaudit.advice.settings import CENTRE, Setting, arguments_of
+from initaudit.advice.settings import CENTRE, LENGTH, Setting, arguments_of
 from initaudit.errors import UsageError
 from initaudit.records import Report, Severity
 
@@ -46,7 +46,7 @@ def apply_(
     parameters: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
     changed: dict[str, tuple[float, float]] = {}
     done: set[tuple[int, tuple[int, int] | None]] = set()
-    for setting in sorted(settings, key=lambda s: s.scheme == CENTRE):
+    for setting in sorted(settings, key=lambda s: s.is_computed):
         tensor = parameters[setting.parameter]
         if (id(tensor), setting.rows) in done:
             continue
@@ -60,14 +60,16 @@ def apply_(
 
 def _set_(tensor: Tensor, setting: Setting, model: nn.Module, generator: torch.Generator | None) -> None:
     if setting.scheme == CENTRE:
-        weight = model.get_parameter(f"{setting.parameter.rpartition('.')[0]}.weight".lstrip("."))
-        tensor.copy_(-setting.value * weight.flatten(1).sum(1))
+        tensor.copy_(-setting.value * model.get_parameter(setting.of).flatten(1).sum(1))
+        return
+    if setting.scheme == LENGTH:
+        tensor.copy_(torch.norm_except_dim(model.get_parameter(setting.of), *arguments_of(setting)[0]))
         return
     part = tensor if setting.rows is None else tensor[slice(*setting.rows)]
     positional, keywords = arguments_of(setting)
     if setting.draws:
         keywords["generator"] = generator
-    padding = _padding(model, setting.parameter) if setting.draws else None
+    padding = padding_row(model, setting.parameter) if setting.draws else None
     for block in part.chunk(setting.blocks):
         if setting.scheme == "orthogonal_":  # the QR decomposition knows no half precision
             block.copy_(nn.init.orthogonal_(torch.empty_like(block, dtype=torch.float32), *positional, **keywords))
@@ -77,7 +79,7 @@ def _set_(tensor: Tensor, setting: Setting, model: nn.Module, generator: torch.G
         tensor[padding] = 0.0
 
 
-def _padding(model: nn.Module, parameter: str) -> int | None:
+def padding_row(model: nn.Module, parameter: str) -> int | None:
     """The row of an embedding that stands for padding, and stays zero."""
     padding: int | None = getattr(model.get_submodule(parameter.rpartition(".")[0]), "padding_idx", None)
     return padding

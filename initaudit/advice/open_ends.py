@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
+from operator import itemgetter
 
+from initaudit.advice.depth import GRADIENT_BAND, RMS_BAND, gains_for
+from initaudit.advice.surroundings import Surroundings
 from initaudit.records import Finding, Layer, Report, Role, Severity, Trace
 
 GROWTH = "IA202"  # exploding-gradients
 COMPARED = ("IA503",)  # rules that compare a parameter with others
-DEEP = 20  # layers in a row, from which a function with an unstable fixed point drifts whatever the gain
 
 
 def remarks(report: Report, changed: Collection[str] = ()) -> tuple[str, ...]:
@@ -37,35 +39,55 @@ def grows_by_batch_norm(finding: Finding, trace: Trace) -> bool:
 
 def _reasons(finding: Finding, trace: Trace) -> Iterator[str]:
     """The first one that fits."""
+    around = Surroundings(trace)
     layers = [layer for layer in trace.layers if layer.fqn in (finding.fqn, *finding.affected)]
-    if any(_is_computed(layer, trace) for layer in layers):
-        yield "the weight is computed from other parameters (weight_norm or the like), which no plan is made for"
+    if any(around.is_out_of_reach(layer) for layer in layers):
+        yield "the weight is computed from other parameters by a parametrization that no plan is made for"
+    if any(layer.weight.fqn in around.spectral for layer in layers):
+        yield (
+            "spectral normalization divides the weight by its largest singular value, whatever is drawn, and leaves "
+            "no gain to choose: a factor behind it that is learned, a normalization or residual connections would help"
+        )
     if grows_by_batch_norm(finding, trace):
         yield (
             "batch normalization makes gradients grow at every layer, whatever the weights (Yang et al. 2019, "
             "arXiv:1902.08129): residual connections, fewer layers or LayerNorm would help"
         )
     if finding.code.startswith(("IA1", "IA2")):
-        names = sorted({layer.nonlinearity.name for layer in layers if layer.nonlinearity})
-        if any(layer.nonlinearity and _runs_away(layer) for layer in layers) and len(layers) >= DEEP:
-            yield (
-                f"in {len(layers)} layers of {' and '.join(names)} without normalization no gain keeps the signal, for "
-                "its fixed point is unstable: a normalization or residual connections would help"
-            )
-        if names:
+        yield from _too_deep(layers, around)
+        if names := sorted({layer.nonlinearity.name for layer in layers if layer.nonlinearity}):
             yield (
                 f"no initialization that was tried keeps the signal through {len(layers)} layers with "
                 f"{' and '.join(names)}: residual connections, a normalization or another activation would help"
             )
+    if unplanned := _unplanned(trace):
+        yield (
+            f"no plan is made for {_listing(unplanned)}, which an operation reads that is not known to be a layer, and "
+            f"so this stays: {finding.message}"
+        )
     yield f"initialization alone does not mend it: {finding.message}"
 
 
-def _runs_away(layer: Layer) -> bool:
-    """Whether the activation is one whose length map has no stable fixed point to return to."""
-    after = layer.nonlinearity
-    return after is not None and not after.saturating and abs(after.gain / after.backward_gain - 1) > 1e-3
+def _too_deep(layers: Sequence[Layer], around: Surroundings) -> Iterator[str]:
+    """What theory says of the deepest stack, where the best of all gains is not good enough for it."""
+    depth, deepest = max(((around.depths.get(layer.fqn, 1), layer) for layer in layers), key=itemgetter(0))
+    gains = gains_for(deepest.nonlinearity, depth) if deepest.nonlinearity else None
+    if gains is not None and (gains.spread > RMS_BAND or gains.growth > GRADIENT_BAND):
+        name = deepest.nonlinearity.name if deepest.nonlinearity else ""
+        yield (
+            f"of all gains the best still lets the rms leave 1 by a factor of {gains.spread:.2g} and the gradient grow "
+            f"{gains.growth:.2g} times in {depth} layers of {name} in a row: a normalization, residual connections or "
+            "fewer layers would help"
+        )
 
 
-def _is_computed(layer: Layer, trace: Trace) -> bool:
-    stored = next((p for p in trace.parameters if p.fqn == layer.weight.fqn), None)
-    return stored is not None and stored.rms != layer.weight.rms
+def _unplanned(trace: Trace) -> list[str]:
+    """Matrices that get a gradient and belong to no layer that was recorded."""
+    known = {name for layer in trace.layers for name in (layer.weight.fqn, *layer.weight.aliases)}
+    return [p.fqn for p in trace.parameters if len(p.shape) > 1 and p.grad_rms and p.fqn not in known]
+
+
+def _listing(names: Sequence[str], limit: int = 3) -> str:
+    """``"a, b, c and 3 more"``."""
+    more = len(names) - limit
+    return ", ".join(names) if more <= 0 else f"{', '.join(names[:limit])} and {more} more"

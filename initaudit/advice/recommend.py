@@ -140,6 +140,9 @@ def _embedding(layer: Layer, gain: float) -> Advice:
         std = gain / math.sqrt(width)
         twin = layer.weight.aliases[0]
         rule = f"the table is also the weight {twin}, whose fan_in is {width}: Var[z] = {width}·Var[w]·E[x²]"
+    elif "bag" in layer.kind.casefold():  # whose rows are summed, or averaged
+        std = gain / math.sqrt(layer.fan_in)
+        rule = f"of bags Var[z] = {_figure(layer.fan_in)}·Var[w]: the fan of the shape plays no part"
     else:
         std = gain
         rule = "a row is copied, not summed, so Var[z] = Var[w]: the fan of the shape plays no part"

@@ -10,6 +10,7 @@ from initaudit.advice.recommend import Call, torch_reads_fan_in
 from initaudit.records import Advice, Layer
 
 CENTRE = "centre"  # a bias that takes off what a mean input adds: -value * weight.sum(inputs)
+LENGTH = "length"  # the norms of the rows of a direction, which weight normalization keeps apart from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +20,8 @@ class Setting:
     ``parameter`` is its first name in ``named_parameters()``. ``scheme`` is the name of the function, ``arguments`` its
     source text after the tensor, ``value`` the std that it draws with or the constant that it fills with. ``gain`` is
     set where that std is ``gain / sqrt(weight[0].numel())``. ``rows`` restricts it to a slice of the first dimension;
-    ``blocks`` draws that many stacked blocks of rows one by one (the gates of a recurrence).
+    ``blocks`` draws that many stacked blocks of rows one by one (the gates of a recurrence). ``of`` is the weight that
+    a bias or a length is computed from.
     """
 
     parameter: str
@@ -30,11 +32,17 @@ class Setting:
     rows: tuple[int, int] | None = None
     blocks: int = 1
     note: str = ""  # what the code says beside it
+    of: str = ""
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether its values follow from another parameter, which must be set before."""
+        return self.scheme in (CENTRE, LENGTH)
 
     @property
     def draws(self) -> bool:
         """Whether its values are random."""
-        return self.scheme not in ("zeros_", "ones_", "constant_", CENTRE)
+        return self.scheme not in ("zeros_", "ones_", "constant_") and not self.is_computed
 
 
 def drawn(layer: Layer, call: Call, gain: float | None = None) -> Setting:

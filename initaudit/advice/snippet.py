@@ -7,40 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from initaudit.advice.facts import ModuleFact
-from initaudit.advice.settings import CENTRE, Setting
+from initaudit.advice.facts import PARAMETRIZED, ModuleFact
+from initaudit.advice.settings import Setting
+from initaudit.advice.statements import CENTRED, FEW, Group, grouped
 
-CENTRED = ".copy_("  # a bias that is computed from the weight, and so comes after it
-FEW = 2  # modules that are set by name rather than in a branch of their own
 ENDS = 4  # names of layers within their block that one condition lists
 LISTED = 4  # settings that differ in nothing but a number, from which they become a table
 WIDTH = 118
 
 _BY_FAN = re.compile(r"std=\S+ / \S+\[0\]\.numel\(\) \*\* 0\.5")
 _CALL = re.compile(r"    (nn\.init\.\w+)\(([^,()]+)(.*)\)(  # .*)?")
-_KIND = re.compile(r"(weight|bias)_(ih|hh|hr)(?=_l\d)")
-
-Statements = tuple[str, ...]  # of one module, with {m} for it
-
-
-@dataclass
-class _Group:
-    """Modules of one class that get the same statements, by attribute."""
-
-    test: str
-    statements: dict[str, Statements]
-    members: list[ModuleFact] = field(default_factory=list)
-
-    def includes(self, other: _Group) -> bool:
-        """Whether ``other`` gets the same, but for what its modules do not have, as a Linear without bias."""
-        missing = self.statements.keys() - other.statements.keys()
-        return (
-            self.test == other.test
-            and all(self.statements.get(leaf) == lines for leaf, lines in other.statements.items())
-            and all(leaf in f.parameters and f.parameters[leaf] is None for f in other.members for leaf in missing)
-        )
 
 
 def init_function(
@@ -54,7 +32,7 @@ def init_function(
     wanted: dict[str, list[Setting]] = {}
     for setting in settings:
         wanted.setdefault(setting.parameter, []).append(setting)
-    groups = _groups(wanted, facts)
+    groups = grouped(wanted, facts)
     stds = {setting.parameter: setting.value for setting in settings}
     writer = _Writer(facts, constants, {f.fqn: g for g in groups for f in g.members}, stds)
     body = [f'    """{title}"""', *_commented(writer.body(groups))]
@@ -73,81 +51,24 @@ def _commented(lines: Iterable[str]) -> Iterator[str]:
         last = note
 
 
-def _groups(wanted: Mapping[str, list[Setting]], facts: Iterable[ModuleFact]) -> list[_Group]:
-    groups: dict[tuple[object, ...], _Group] = {}
-    for fact in facts:
-        statements: dict[str, Statements] = {}
-        for leaf, parameter in sorted(fact.parameters.items(), key=lambda item: "bias" in item[0]):
-            if parameter is not None and parameter.rpartition(".")[0] == fact.fqn and parameter in wanted:
-                statements[leaf] = tuple(line for s in wanted[parameter] for line in _lines(s, leaf, fact))
-        if statements:
-            statements = _looped(statements, fact)
-            key = (fact.test, tuple(statements.items()))
-            groups.setdefault(key, _Group(fact.test, statements)).members.append(fact)
-    merged: list[_Group] = []
-    for group in sorted(groups.values(), key=lambda g: -len(g.statements)):
-        larger = next((g for g in merged if g.includes(group)), None)
-        if larger is not None:
-            larger.members += group.members
-        else:
-            merged.append(group)
-    return merged
-
-
-def _looped(statements: dict[str, Statements], fact: ModuleFact) -> dict[str, Statements]:
-    """One loop over the parameters of a list or of a recurrence, where those of one kind start alike."""
-    plain = {tuple(line.replace(f"{{m}}[{leaf}]", "tensor") for line in lines) for leaf, lines in statements.items()}
-    if len(plain) == 1 and len(statements) == len(fact.parameters) > FEW and all(leaf.isdigit() for leaf in statements):
-        return {next(iter(statements)): ("for tensor in {m}:", *(f"    {line}" for line in plain.pop()))}
-    found = {leaf: _KIND.match(leaf) for leaf in fact.parameters}
-    kinds = {leaf: match[0] for leaf, match in found.items() if match and leaf in statements}
-    by_kind: dict[str, set[Statements]] = {}
-    for leaf, kind in kinds.items():
-        by_kind.setdefault(kind, set()).add(tuple(line.replace(f"{{m}}.{leaf}", "tensor") for line in statements[leaf]))
-    every = [leaf for leaf, match in found.items() if match and match[0] in by_kind]
-    alike = all(len(forms) == 1 for forms in by_kind.values()) and set(every) == set(statements)
-    if not alike or len(every) <= len(by_kind):
-        return statements
-    loop = ["for name, tensor in {m}.named_parameters():"]
-    for number, (kind, forms) in enumerate(by_kind.items()):
-        loop.append(f'    {"elif" if number else "if"} name.startswith("{kind}"):')
-        loop += [f"        {line}" for line in next(iter(forms))]
-    return {every[0]: tuple(loop)}
-
-
-def _lines(setting: Setting, leaf: str, fact: ModuleFact) -> Iterator[str]:
-    """The statements of one setting, with ``{m}`` for the module."""
-    at = f"{{m}}.{leaf}" if leaf.isidentifier() else f"{{m}}[{leaf}]" if leaf.isdigit() else f'{{m}}["{leaf}"]'
-    note = f"  # {setting.note}" if setting.note else ""
-    if setting.scheme == CENTRE:
-        yield f"{at}.copy_(-{setting.value:g} * {{m}}.weight.flatten(1).sum(1)){note}"
-        return
-    if setting.rows is not None:
-        at += f"[{setting.rows[0]}:{setting.rows[1]}]"
-    arguments = setting.arguments
-    if setting.gain is not None:
-        arguments = f"std={setting.gain:.4g} / {at}[0].numel() ** 0.5"
-    if setting.blocks > 1:
-        yield f"for block in {at}.chunk({setting.blocks}):{note}"
-        yield f"    nn.init.{setting.scheme}({', '.join(filter(None, ('block', arguments)))})"
-    else:
-        yield f"nn.init.{setting.scheme}({', '.join(filter(None, (at, arguments)))}){note}"
-    if setting.draws and fact.padding_idx is not None:
-        yield f"nn.init.zeros_({at}[{fact.padding_idx}])  # padding"
+def _holds(test: str, fact: ModuleFact) -> bool:
+    return fact.test in (test, test + PARAMETRIZED)
 
 
 @dataclass
 class _Writer:
     facts: Sequence[ModuleFact]
     constants: Mapping[str, float]
-    group_of: dict[str, _Group]
+    group_of: dict[str, Group]
     stds: dict[str, float]
 
-    def body(self, groups: Sequence[_Group]) -> Iterator[str]:
+    def body(self, groups: Sequence[Group]) -> Iterator[str]:
         """The loop over modules, then what is set by name."""
-        named: list[_Group] = []
-        branches: list[tuple[str, _Group]] = []
-        for test in dict.fromkeys(group.test for group in groups):
+        named: list[Group] = []
+        branches: list[tuple[str, Group]] = []
+        taken: list[ModuleFact] = []
+        tests = dict.fromkeys(group.test for group in groups)
+        for test in sorted(tests, key=lambda test: not test.endswith(PARAMETRIZED)):  # the narrower test comes first
             alike = sorted((g for g in groups if g.test == test), key=lambda g: len(g.members))
             general = alike.pop()
             named += [g for g in alike if len(g.members) <= FEW or "\n" in self._condition(g, [])]
@@ -155,7 +76,6 @@ class _Writer:
             if len(general.members) <= FEW:
                 named.append(general)
                 continue
-            taken: list[ModuleFact] = []
             for group in (*special, general):
                 undone = [f for g in named if g.statements.keys() >= group.statements.keys() for f in g.members]
                 branches.append((self._condition(group, [*taken, *undone]), group))
@@ -179,16 +99,16 @@ class _Writer:
         ]
         yield from _tabulated(lines)
 
-    def _statements(self, group: _Group) -> Iterator[str]:
+    def _statements(self, group: Group) -> Iterator[str]:
         for leaf, lines in group.statements.items():
-            alike = (fact for fact in self.facts if fact.test == group.test)
+            alike = (fact for fact in self.facts if _holds(group.test, fact))
             guard = any(leaf in fact.parameters and fact.parameters[leaf] is None for fact in alike)
             if guard:
                 yield f"            if module.{leaf} is not None:"
             for line in lines:
                 yield " " * (16 if guard else 12) + line.format(m="module")
 
-    def _by_name(self, fact: ModuleFact, group: _Group, before: _Group | None) -> Iterator[str]:
+    def _by_name(self, fact: ModuleFact, group: Group, before: Group | None) -> Iterator[str]:
         """The group's statements for one of its modules, but those that the loop ``before`` has made of it already."""
         done = before.statements if before is not None else {}
         for leaf, lines in group.statements.items():
@@ -199,14 +119,18 @@ class _Writer:
                 plain = _BY_FAN.sub(f"std={self.stds[parameter]:.4g}", line)
                 yield "    " + plain.format(m=fact.access)
 
-    def _condition(self, group: _Group, taken: Sequence[ModuleFact]) -> str:
+    def _condition(self, group: Group, taken: Sequence[ModuleFact]) -> str:
         """The shortest condition that holds for the group's modules and no other that it must not touch."""
         names = [fact.fqn for fact in group.members]
         own = {id(fact) for fact in (*group.members, *taken)}
-        alike = [fact for fact in self.facts if fact.test == group.test and id(fact) not in own]
-        barred = [fact.fqn for fact in alike if not self._harmless(fact, group)]
+        alike = [fact for fact in self.facts if _holds(group.test, fact) and id(fact) not in own]
+        unlike = [fact for fact in alike if not self._harmless(fact, group)]
+        barred = [fact.fqn for fact in unlike]
         if not barred:
             return group.test
+        for leaf in group.statements:
+            if not any(leaf in fact.parameters for fact in unlike):
+                return f'{group.test} and hasattr(module, "{leaf}")'
         ends = tuple(dict.fromkeys(f".{name.rpartition('.')[2]}" for name in names))
         if len(ends) <= ENDS and all("." in n for n in names) and not any(n.endswith(ends) for n in barred):
             listed = ", ".join(f'"{end}"' for end in ends)
@@ -214,11 +138,13 @@ class _Writer:
         start = _common_start(names)
         if start and not any(name.startswith(start) for name in barred):
             return f'{group.test} and name.startswith("{start}")'
+        if len(barred) == 1:
+            return f'{group.test} and name != "{barred[0]}"'
         if len(barred) <= FEW or len(barred) < len(names) / 2:
             return f"{group.test} and name not in {_set(barred)}"
         return f"{group.test} and name in {_set(names)}"
 
-    def _harmless(self, fact: ModuleFact, group: _Group) -> bool:
+    def _harmless(self, fact: ModuleFact, group: Group) -> bool:
         """Whether the group's statements would leave a module that is not its own as it is."""
         if fact.fqn in self.group_of:
             return False

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from initaudit.records import Activation, Layer, Op, Role, Trace
+from initaudit.advice.depth import RMS_BAND
+from initaudit.advice.padding import kept
+from initaudit.records import Activation, Layer, Op, Parameter, Role, Trace
 
 _KEPT = (Role.VIEW, Role.SCALE, Role.POOL, Role.CONCAT, Role.OTHER)
 
@@ -39,6 +42,83 @@ class Surroundings:
             else:
                 found.add(op.layer if op.role is Role.LAYER else None)
         return found.pop() if len(found) == 1 else None
+
+    @cached_property
+    def lengths(self) -> dict[str, Parameter]:
+        """The lengths that weight normalization keeps apart, by the name of the direction (Salimans & Kingma 2016)."""
+        found = {}
+        for op in self.trace.ops:
+            if op.name.endswith("weight_norm") and len(op.parameters) == 2:
+                direction, length = (self._stored.get(name) for name in op.parameters)
+                if direction is not None and length is not None and length.requires_grad:
+                    found[direction.fqn] = length
+        return found
+
+    @cached_property
+    def spectral(self) -> frozenset[str]:
+        """The names of weights that are divided by their largest singular value, found by power iteration."""
+        names: dict[str, set[str]] = {}
+        for op in self.trace.ops:
+            if not op.moving and len(op.parameters) == 1:
+                names.setdefault(op.parameters[0], set()).add(op.name)
+        return frozenset(name for name, found in names.items() if found >= {"mv", "normalize", "div"})
+
+    @cached_property
+    def _stored(self) -> dict[str, Parameter]:
+        return {p.fqn: p for p in self.trace.parameters}
+
+    def has_gain(self, layer: Layer) -> bool:
+        """Whether what the weight is drawn with is what it has."""
+        return not self.is_out_of_reach(layer) and layer.weight.fqn not in self.spectral
+
+    def is_out_of_reach(self, layer: Layer) -> bool:
+        """Whether no parameter is the weight, which is computed from some in a way that no plan is made for."""
+        name = layer.weight.fqn
+        stored = self._stored.get(name)
+        if stored is None or stored.shape != layer.weight.shape:
+            return True
+        computed = stored.rms != layer.weight.rms and not math.isnan(stored.rms)
+        return computed and name not in self.lengths and name not in self.spectral
+
+    @cached_property
+    def depths(self) -> dict[str, int]:
+        """How many calls of layers stand in a row with each layer, its own included, all before one activation.
+
+        In a row means that nothing but this activation, pooling and multiples by constants lies between them.
+        """
+        calls = {call.op: (layer, call) for layer in self.trace.layers for call in layer.calls}
+        ends = {call.activation_op: call.op for _, call in calls.values() if call.activation_op is not None}
+        before: dict[int, int] = {}
+        depth = dict.fromkeys(sorted(calls), 1)
+        for op, (_, call) in sorted(calls.items()):
+            start = self.trace.ops[call.input_op] if call.input_op is not None else None
+            while start is not None and start.id not in ends and start.role in _KEPT:
+                start = self._moving(start)
+            source = ends.get(start.id) if start is not None else None
+            if source is not None and call.nonlinearity and calls[source][1].nonlinearity == call.nonlinearity:
+                before[op] = source
+                depth[op] = depth[source] + 1
+        for op, source in sorted(before.items(), reverse=True):
+            depth[source] = max(depth[source], depth[op])
+        found: dict[str, int] = {}
+        for op, (layer, _) in calls.items():
+            found[layer.fqn] = max(found.get(layer.fqn, 1), depth[op])
+        return found
+
+    def kept_at_borders(self, layer: Layer) -> float:
+        """The share of the mean square that zeros around its map leave to a convolution, where its stack feels it.
+
+        1 where so many layers of the kind would leave more than half of it.
+        """
+        call = layer.calls[0] if layer.calls else None
+        kernel = layer.weight.shape[2:]
+        if call is None or call.input_op is None or not layer.kind.startswith("Conv") or "Transpose" in layer.kind:
+            return 1.0
+        before, after = (self.trace.ops[i].shape[-len(kernel) :] for i in (call.input_op, call.op))
+        if not kernel or not len(before) == len(after) == len(kernel):
+            return 1.0
+        share = kept(before, after, kernel)
+        return share if share ** self.depths.get(layer.fqn, 1) < 1 / RMS_BAND else 1.0
 
     def _moving(self, op: Op) -> Op | None:
         """The first operand that depends on the model's input."""

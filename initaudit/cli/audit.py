@@ -14,6 +14,8 @@ from initaudit import settings as settings_file
 from initaudit.cli.expression import parse_expression
 from initaudit.cli.group import Exit, report_defect
 from initaudit.errors import UsageError
+from initaudit.launcher import launched
+from initaudit.report.plots_canvas import check_path
 from initaudit.runner import Worker
 from initaudit.settings import Settings, is_path
 
@@ -24,7 +26,7 @@ def audit(ctx: click.Context, *, config: str | None, keyword: str | None, collec
     settings = settings_of(ctx, config)
     keep = parse_expression(keyword) if keyword else lambda name: True
     with Worker(settings.workers) as worker:  # it takes longest to start: what this process needs is imported meanwhile
-        from initaudit.cli.output import sink, write_ids, write_report
+        from initaudit.cli.output import sink, write_figure, write_ids, write_report
         from initaudit.cli.progress import Progress
         from initaudit.cli.session import Run
         from initaudit.report.outcome import exit_code
@@ -39,6 +41,8 @@ def audit(ctx: click.Context, *, config: str | None, keyword: str | None, collec
             write_ids(stream, run, settings)
         else:
             write_report(stream, run, settings, time.perf_counter() - start)
+    if settings.figure and not collect_only:
+        write_figure(settings.figure, run.reports)
     for defect in run.defects:
         report_defect(defect, verbose=settings.verbose > 0)
     if run.defects:
@@ -58,12 +62,20 @@ def settings_of(ctx: click.Context, /, config: str | None) -> Settings:
     settings = replace(settings_file.load(config), **given)
     if settings.weights_only and (unused := sorted({"input", "loss", "device", "dtype"} & given.keys())):
         raise UsageError(f"--weights-only runs nothing, and --{unused[0]} says how to run: leave one of them out")
+    if settings.weights_only and "figure" in given:
+        raise UsageError("--weights-only runs nothing, and --figure draws what was measured: leave one of them out")
     if not settings.targets:
         raise UsageError("no TARGET: name a file, a folder or package.module:attr, or set targets in [tool.initaudit]")
     targets = sorted(settings.targets, key=_is_there)  # one that is missing is told before the others are audited
     if settings.output and not Path(settings.output).absolute().parent.is_dir():
         raise UsageError(f"--output {settings.output}: the directory to write it to does not exist; create it first")
-    return replace(settings, targets=tuple(targets))
+    if settings.figure:
+        check_path(settings.figure)
+    settings = replace(settings, targets=tuple(targets))
+    rank, size = launched()
+    if size > 1:  # the processes of a launcher audit each model together, and the first of them reports
+        settings = replace(settings, workers=1, output=settings.output if rank == 0 else os.devnull)
+    return settings
 
 
 def _is_there(target: str) -> bool:

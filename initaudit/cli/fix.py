@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 DRAWS = 3  # that a cure is tried on, unless --seeds says otherwise
 SHARED = (
     *("keyword", "input", "loss", "device", "dtype", "seed", "seeds", "timeout"),
-    *("select", "ignore", "fail_on", "format", "no_color", "quiet", "verbose", "config"),
+    *("select", "ignore", "fail_on", "format", "figure", "no_color", "quiet", "verbose", "config"),
 )
 
 
@@ -57,6 +57,7 @@ def fix_command(ctx: click.Context, /, write: str | None, keyword: str | None, c
     Examples:
       initaudit fix model.py
       initaudit fix model.py::Net --input 32x3x224x224 --write init.py
+      initaudit fix model.py --figure before_after.svg
     """
     from initaudit.cli.audit import settings_of
     from initaudit.cli.expression import parse_expression
@@ -72,6 +73,8 @@ def fix_command(ctx: click.Context, /, write: str | None, keyword: str | None, c
     _show(cures, settings)
     if write is not None:
         _write(write, cures)
+    if settings.figure:
+        _draw(settings.figure, cures)
     for defect in run.defects:
         report_defect(defect, verbose=settings.verbose > 0)
     return Exit.INTERNAL if run.defects else cure_exit_code(cures, settings.fail_on)
@@ -140,6 +143,16 @@ def _show(cures: list[Cure], settings: Settings) -> None:
         for line in cure_lines(cure, width=console.width, fail_on=settings.fail_on, ascii_only=ascii_only):
             console.print(line, soft_wrap=True)
         console.print()
+
+
+def _draw(path: str, cures: list[Cure]) -> None:
+    """Before and after side by side, of each model."""
+    from initaudit.cli.output import write_figure
+
+    audits = [(cure.before.target, word, report) for cure in cures
+              for word, report in (("before", cure.before), ("after", cure.after)) if report is not None]  # fmt: skip
+    titles = [word if len(cures) == 1 else f"{target}, {word}" for target, word, _ in audits]
+    write_figure(path, [report for *_, report in audits], titles)
 
 
 def _write(path: str, cures: list[Cure]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TextIO
@@ -15,7 +15,7 @@ from rich.console import Console
 
 from initaudit.cli.session import Run
 from initaudit.errors import UsageError
-from initaudit.records import SCHEMA_VERSION, Session
+from initaudit.records import SCHEMA_VERSION, Report, Session
 from initaudit.report.json import render_json
 from initaudit.report.table import render_session
 from initaudit.settings import Settings
@@ -52,6 +52,16 @@ def write_report(stream: TextIO, run: Run, settings: Settings, seconds: float) -
         fail_on=settings.fail_on,
         seconds=seconds,
     )
+
+
+def write_figure(path: str, reports: Sequence[Report], titles: Sequence[str] | None = None) -> None:
+    """Draw the reports side by side; where nothing ran in any of them, say so on standard error instead."""
+    from initaudit.report.plots import figure, save
+
+    if not any(layer.calls for report in reports for layer in report.layers):
+        click.echo(f"{path} was not written: no layer was run and measured", err=True)
+        return
+    save(figure(reports, titles=titles), path)
 
 
 def write_ids(stream: TextIO, run: Run, settings: Settings) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from initaudit.errors import UnknownActivationError
 from initaudit.probe import ops
-from initaudit.probe.tape import Node, Slot
+from initaudit.probe.tape import Node, Slot, tensors_in
 from initaudit.records import Activation, Role
 from initaudit.theory.elementwise import describe
 
@@ -24,6 +24,9 @@ _PASS = frozenset(
     "dropout contiguous clone to view reshape transpose permute flatten unflatten unsqueeze squeeze movedim float "
     "type_as view_as t half bfloat16 double".split()
 )
+
+
+_CASTS = frozenset("float to type_as type double half bfloat16".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class ActivationFinder:
             for i in node.inputs:
                 self._consumers[i].append(node.id)
         self._described: dict[Any, Activation | None] = {}
+        self._numbers = _numbers(nodes)
 
     def after(self, start: int) -> Followed | None:
         """The activation that follows the value of node ``start``, or ``None`` when it goes elsewhere first.
@@ -92,14 +96,15 @@ class ActivationFinder:
                 frontier.extend(self._consumers[i])
         return region
 
-    @staticmethod
-    def _is_elementwise(node: Node) -> bool:
-        return node.call is not None and node.name in ops.ELEMENTWISE and "dropout" not in node.name
+    def _is_elementwise(self, node: Node) -> bool:
+        cast_mask = node.name in _CASTS and any(self._nodes[i].name in ops.COMPARISONS for i in node.inputs)
+        part = node.name in ops.ELEMENTWISE or node.name == "detach" or cast_mask
+        return node.call is not None and part and "dropout" not in node.name
 
     def _is_plain(self, i: int) -> bool:
-        """A constant that can stand in a replay: a learned slope, or a single number made inside the model."""
+        """A constant that can stand in a replay: learned slopes, or a single number made inside the model."""
         node = self._nodes[i]
-        return node.is_number or (node.name == "parameter" and len(node.shape) <= 1)
+        return node.is_number or (node.name == "parameter" and sum(n > 1 for n in node.shape) <= 1)
 
     def _unscaled(self, end: int, root: int, region: list[int]) -> int:
         """``end``, or what a learned factor behind the function multiplies: it may start at zero, as ReZero's does."""
@@ -123,14 +128,16 @@ class ActivationFinder:
             if node.id in seen or node.id == root or node.id not in region:
                 continue
             seen.add(node.id)
-            if node.role in (Role.ACTIVATION, Role.GATE) or node.name in ops.COMPARISONS:
+            if node.role in (Role.ACTIVATION, Role.GATE) or node.name in ops.COMPARISONS or node.name in ("max", "min"):
                 return True
+            if node.name in ops.MULS and [type(a) for a in node.arguments[0]] == [Slot, Slot] and len(node.inputs) == 1:
+                return True  # x * x
             todo.extend(node.inputs)
         return False
 
     def _describe(self, root: int, end: int, region: list[int]) -> Followed | None:
         steps = [i for i in region if i <= end]
-        key = tuple((self._nodes[i].name, _signature(self._nodes[i].arguments, root)) for i in steps)
+        key = tuple((self._nodes[i].name, self._signature(self._nodes[i].arguments, root)) for i in steps)
         if key not in self._described:
             try:
                 self._described[key] = describe(self._replay(root, end, steps))
@@ -138,6 +145,18 @@ class ActivationFinder:
                 self._described[key] = None
         activation = self._described[key]
         return Followed(end, activation) if activation is not None else None
+
+    def _signature(self, template: Any, root: int) -> Any:
+        """Arguments in a form that is equal for equal calls, with slots counted from the root."""
+        if isinstance(template, Slot):
+            return ("slot", template.id - root)
+        if isinstance(template, Tensor) and id(template) in self._numbers:
+            return ("number", self._numbers[id(template)])
+        if isinstance(template, tuple):
+            return tuple(self._signature(v, root) for v in template)
+        if isinstance(template, dict):
+            return tuple((k, self._signature(v, root)) for k, v in template.items())
+        return repr(template)
 
     def _replay(self, root: int, end: int, steps: list[int]) -> Callable[[Tensor], Tensor]:
         nodes = self._nodes
@@ -148,10 +167,10 @@ class ActivationFinder:
             def fill(template: Any) -> Any:
                 if isinstance(template, Slot):
                     return values[template.id].clone()
-                if isinstance(template, torch.nn.Parameter):  # a learned slope: one number for all units
-                    return template.detach().mean().to(z)
-                if isinstance(template, Tensor):  # a number from inside the model, which may be on another device
-                    return template.to(z.device)
+                if isinstance(template, Tensor) and id(template) in self._numbers:
+                    learned = isinstance(template, torch.nn.Parameter)  # a slope: one number for all units
+                    number = self._numbers[id(template)]
+                    return torch.tensor(number, dtype=z.dtype if learned else template.dtype, device=z.device)
                 if isinstance(template, tuple):
                     return tuple(fill(v) for v in template)
                 if isinstance(template, dict):
@@ -168,7 +187,8 @@ class ActivationFinder:
                 if nodes[i].name == "prelu":
                     values[i] = torch.where(args[0] >= 0, args[0], args[0] * args[1])
                 elif nodes[i].name == "rrelu":  # its mean slope: the random one has no gain of its own
-                    values[i] = torch.rrelu(args[0], args[1], args[2], False)
+                    limits = {k: v for k, v in kwargs.items() if k in ("lower", "upper")}
+                    values[i] = torch.nn.functional.rrelu(*args[:3], **limits)
                 else:
                     values[i] = call(*args, **{k: v for k, v in kwargs.items() if k != "out"})
             return values[end]
@@ -176,14 +196,12 @@ class ActivationFinder:
         return function
 
 
-def _signature(template: Any, root: int) -> Any:
-    """Arguments in a form that is equal for equal calls, with slots counted from the root."""
-    if isinstance(template, Slot):
-        return ("slot", template.id - root)
-    if isinstance(template, torch.nn.Parameter):
-        return ("parameter", float(template.detach().float().mean()) if not template.is_meta else 0.0)
-    if isinstance(template, tuple):
-        return tuple(_signature(v, root) for v in template)
-    if isinstance(template, dict):
-        return tuple((k, _signature(v, root)) for k, v in template.items())
-    return repr(template)
+def _numbers(nodes: list[Node]) -> dict[int, float]:
+    """The mean of each learned slope and the value of each number in arguments of calls, by ``id``: read together."""
+    held = {id(t): t for node in nodes if node.arguments for t in tensors_in(node.arguments)}
+    real = {i: t.detach() for i, t in held.items() if not t.is_meta and not t.is_complex() and t.numel()}
+    found: dict[int, float] = {}
+    for device in {t.device for t in real.values()}:
+        mine = {i: t.float().mean() for i, t in real.items() if t.device == device}
+        found.update(zip(mine, torch.stack(list(mine.values())).tolist(), strict=True))
+    return found

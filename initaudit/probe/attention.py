@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan, prod
+from math import isnan, prod, sqrt
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _QUERIES = 8  # of each head looked at
 _TOKENS = 64
 _TAKES_ALL = 0.99
+_LOGIT_STD = 1  # its place in what describes scores
 # A key whose score is this far below zero and below the best of its row is masked: it cannot be reached at all.
 # Masks are -inf, the least number of a dtype, -1e9, -1e4, or -100 (shifted windows).
 _MASKED = -80.0
@@ -85,12 +86,12 @@ class AttentionMeter:
         tensors = [t for t in (*args, *kwargs.values()) if isinstance(t, Tensor)]
         at = {id(t): i for t, i in zip(tensors, ids, strict=False)}
         self._seen[node.id] = _Seen(
-            scores=self._readings.add(_describe(scores, allowed)),
+            scores=self._readings.add(_describe(scores, allowed), roots=(_LOGIT_STD,)),
             query=at.get(id(given["query"])),
             key=at.get(id(given["key"])),
             value=at.get(id(given["value"])),
             output=node.id,
-            sizes=self._readings.add(sizes),
+            sizes=self._readings.add(sizes, roots=(0, 1)),
             tokens=self._tokens(value),
         )
 
@@ -128,7 +129,7 @@ class AttentionMeter:
         scores = chosen.take(logits.detach())
         best = scores.amax(-1, keepdim=True)
         allowed = (scores > _MASKED) | (scores > best + _MASKED)
-        self._seen[node.id] = _Seen(self._readings.add(_describe(scores, allowed)))
+        self._seen[node.id] = _Seen(self._readings.add(_describe(scores, allowed), roots=(_LOGIT_STD,)))
         self._weights[node.id] = node.id
 
     def _product(self, node: Node, weights: int, args: Sequence[Any], ids: Sequence[int]) -> None:
@@ -153,7 +154,7 @@ class AttentionMeter:
         some = chosen.take(value)
         apart = some - some[..., :1, :]  # no digits are lost where tokens are nearly one
         spread = (apart - apart.mean(-2, keepdim=True)).square().mean()
-        return self._readings.add((spread / some.square().mean()).sqrt().reshape(1))
+        return self._readings.add(torch.stack([spread, some.square().mean()]))
 
     def records(self, nodes: Sequence[Node]) -> tuple[Attention, ...]:
         """Every attention in execution order, after :meth:`Readings.collect`."""
@@ -170,7 +171,7 @@ class AttentionMeter:
             return None
         query, key = (seen.query, seen.key) if seen.query is not None else _operands(nodes, nodes[i].inputs[0])
         sizes = read[seen.sizes] if seen.sizes is not None else (None, None)
-        spread = read[seen.tokens][0] if seen.tokens is not None else None
+        spread, size = read[seen.tokens] if seen.tokens is not None else (0.0, 0.0)  # mean squares
         return Attention(
             op=i,
             keys=keys,
@@ -184,7 +185,7 @@ class AttentionMeter:
             output=seen.output,
             query_rms=sizes[0],
             key_rms=sizes[1],
-            token_spread=None if spread is None or isnan(spread) else spread,
+            token_spread=None if not size or isnan(spread / size) else sqrt(spread / size),
         )
 
 
@@ -235,5 +236,5 @@ def _describe(scores: Tensor, allowed: Tensor) -> Tensor:
     variance = torch.where(allowed, kept - mean, 0.0).square().sum(-1) / (n - 1)
     each = torch.stack([n, variance, entropy, concentration, (p.amax(-1) > _TAKES_ALL).float()])
     found = torch.where(rows, each, 0.0).flatten(1).sum(1) / rows.sum()
-    found[1] = found[1].sqrt()
+    found[_LOGIT_STD] = found[_LOGIT_STD].sqrt()
     return found

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from initaudit.probe.statistics import norm_and_check
+from initaudit.probe.clock import Clock
+from initaudit.probe.whole import norm_and_check
 
 _BLOCK = 1_000_003  # a prime: the tiled noise never falls into step with a tensor's dimensions
 
@@ -48,28 +49,44 @@ def differentiable(tensors: list[Tensor]) -> list[Tensor]:
     return [t for t in with_grad if t.numel() > 1] or with_grad
 
 
-def cotangents(tensors: list[Tensor], seed: int) -> list[Tensor]:
-    """Seeded N(0, 1) noise for each tensor.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """That a tensor is the ``index``-th of ``of`` equal parts of a whole one along ``dim``."""
+
+    dim: int
+    index: int
+    of: int
+
+
+def cotangents(tensors: list[Tensor], seed: int, parts: Sequence[Sequence[Part]] = ()) -> list[Tensor]:
+    """Seeded N(0, 1) noise for each tensor; where ``parts`` say what a tensor is part of, its part of that noise.
 
     Never ones: the gradient of a sum grows by itself in a ReLU net and is exactly zero behind a softmax or a
     normalization. Never the square of the output: where the output has vanished the gradient would vanish with it.
     """
     noise = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed), device="cpu")
     drawn: list[Tensor] = []
-    for tensor in tensors:
-        repeats = -(-tensor.numel() // _BLOCK)
-        flat = (
-            noise.roll(len(drawn)).repeat(repeats)[: tensor.numel()]
-            if repeats > 1
-            else noise.roll(len(drawn))[: tensor.numel()]
-        )
-        drawn.append(flat.reshape(tensor.shape).to(device=tensor.device, dtype=tensor.dtype))
+    for number, tensor in enumerate(tensors):
+        shape, start, cuts = list(tensor.shape), 0, parts[number] if parts else ()
+        for part in cuts:
+            shape[part.dim] *= part.of
+        for part in cuts:
+            if part.dim == 0:  # lies side by side in memory: the rest need not be drawn
+                shape[0] //= part.of
+                start = part.index * math.prod(shape)
+        flat = noise.roll(number - start)
+        count = math.prod(shape)
+        flat = (flat.repeat(-(-count // _BLOCK)) if count > _BLOCK else flat)[:count].reshape(shape)
+        for part in cuts:
+            if part.dim != 0:
+                flat = flat.narrow(part.dim, part.index * tensor.shape[part.dim], tensor.shape[part.dim])
+        drawn.append(flat.to(device=tensor.device, dtype=tensor.dtype, non_blocking=True))
     return drawn
 
 
-def projection(tensors: list[Tensor], seed: int) -> Tensor:
-    """The scalar whose gradient with respect to each tensor is its cotangent."""
-    pairs = zip(tensors, cotangents(tensors, seed), strict=True)
+def projection(tensors: list[Tensor], seed: int, parts: Sequence[Sequence[Part]] = ()) -> Tensor:
+    """The scalar whose gradient with respect to each tensor is its cotangent; ``parts`` as of :func:`cotangents`."""
+    pairs = zip(tensors, cotangents(tensors, seed, parts), strict=True)
     return torch.stack([_dot(t.flatten(), c.flatten()).to(tensors[0].device, torch.float32) for t, c in pairs]).sum()
 
 
@@ -80,12 +97,14 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 
 
 @contextmanager
-def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[float, int]]]:
+def parameter_gradients(model: nn.Module, passes: Clock | None = None) -> Iterator[dict[str, tuple[float, int]]]:
     """Yields a dict that holds ``(rms, number of non-finite)`` by parameter name once the context is left.
 
     Each gradient is reduced and freed when it is complete, so the gradients never exist side by side. What is left of
-    them comes to the host in one transfer per device; of values that are not finite only that there are some.
+    them comes to the host in one transfer per device; of values that are not finite only that there are some. What that
+    takes is no part of ``passes``.
     """
+    passes = passes or Clock()
     reduced: dict[str, tuple[float, int]] = {}
     seen: dict[torch.device, list[tuple[str, int, Tensor]]] = {}
     handles = []
@@ -95,11 +114,12 @@ def parameter_gradients(model: nn.Module) -> Iterator[dict[str, tuple[float, int
             grad = parameter.grad
             if grad is None:
                 return
-            values = (grad.coalesce().values() if grad.is_sparse else grad).detach()
-            values = values.abs() if values.is_complex() else values
-            pair = torch.stack(norm_and_check(values))
-            seen.setdefault(pair.device, []).append((name, max(1, parameter.numel()), pair))
-            parameter.grad = None
+            with passes.paused():
+                values = (grad.coalesce().values() if grad.is_sparse else grad).detach()
+                values = values.abs() if values.is_complex() else values
+                pair = torch.stack(norm_and_check(values))
+                seen.setdefault(pair.device, []).append((name, max(1, parameter.numel()), pair))
+                parameter.grad = None
 
         return hook
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from initaudit.errors import UnknownLayerError
 from initaudit.probe import ops
 from initaudit.probe.activations import ActivationFinder, Followed
+from initaudit.probe.shards import is_shard, whole
 from initaudit.probe.statistics import Measurement, Statistics
 from initaudit.probe.tape import Node, WeightRef
-from initaudit.probe.weights import look, parameter_record
+from initaudit.probe.weights import Seen, look, parameter_record
 from initaudit.records import Layer, LayerCall, Op, Parameter, Role
 from initaudit.theory.fans import fan_in_and_fan_out, torch_fans
 
@@ -41,7 +42,8 @@ class RecordBuilder:
         for name, parameter in model.named_parameters(remove_duplicate=False):
             self._aliases.setdefault(first.setdefault(id(parameter), name), []).append(name)
             self._tensors[name] = parameter
-        self._seen = dict(zip(self._aliases, look([self._tensors[name] for name in self._aliases]), strict=True))
+        stacked = {n for node in nodes if node.name in ops.RECURRENT for ref in node.weights for n in ref.names}
+        self._seen = _seen({name: self._tensors[name] for name in self._aliases}, stacked)
         self._by_owner = {name: {_owner(n): n for n in reversed(names)} for name, names in self._aliases.items()}
         self._consumers: list[list[int]] = [[] for _ in nodes]
         for node in nodes:
@@ -187,7 +189,7 @@ class RecordBuilder:
         return Role.ACTIVATION if node.id in self._followed and node.role is not Role.GATE else node.role
 
     def parameter(self, name: str, fans: tuple[float, float] | None = None, repeats: int = 1) -> Parameter:
-        tensor = self._tensors[name]
+        tensor, requires_grad = whole(self._tensors[name]), self._tensors[name].requires_grad
         names = self._aliases.get(name, [name])
         record = parameter_record(
             name,
@@ -196,7 +198,7 @@ class RecordBuilder:
             torch_fans=torch_fans(tuple(tensor.shape)) if tensor.dim() >= 2 else None,
             repeats=repeats,
             aliases=tuple(n for n in names if n != name),
-            requires_grad=tensor.requires_grad,
+            requires_grad=requires_grad,
             seen=self._seen.get(name),
         )
         if not self._unwritten.isdisjoint(names):
@@ -211,6 +213,15 @@ class RecordBuilder:
             known[name] if name in known and name not in self._computed else self.parameter(name)
             for name in self._aliases
         )
+
+
+def _seen(tensors: dict[str, Tensor], stacked: set[str]) -> dict[str, Seen]:
+    """All are looked at together, save for those held in parts: these are never whole side by side."""
+    held = [name for name, tensor in tensors.items() if is_shard(tensor)]
+    together = [name for name in tensors if name not in set(held)]
+    blocks = {i for i, name in enumerate(together) if name in stacked or name.endswith("in_proj_weight")}
+    seen = dict(zip(together, look([tensors[name] for name in together], stacked=blocks), strict=True))
+    return seen | {name: look([whole(tensors[name])])[0] for name in held}
 
 
 def _owner(parameter: str) -> str:

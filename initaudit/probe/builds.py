@@ -6,7 +6,7 @@ large to be held twice is not compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -63,11 +63,13 @@ def copies_within(model: nn.Module) -> dict[str, str]:
     for name, tensor in _tensors(model).items():
         if tensor.dim() > 1 and tensor.numel() >= FEWEST:
             groups.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append((name, tensor))
+    groups = {kind: members for kind, members in groups.items() if len(members) > 1}
+    starts = _starts([tensor for members in groups.values() for _, tensor in members])
     found: dict[str, str] = {}
     for members in groups.values():
         originals: dict[tuple[float, ...], list[tuple[str, Tensor]]] = {}
-        for name, tensor in members if len(members) > 1 else ():
-            start = tuple(tensor.reshape(-1)[:FEWEST].tolist())
+        for name, tensor in members:
+            start = next(starts)
             if len(set(start)) == 1:  # constants are alike by nature
                 continue
             earlier = originals.setdefault(start, [])
@@ -77,6 +79,20 @@ def copies_within(model: nn.Module) -> dict[str, str]:
             else:
                 found[name] = twin
     return found
+
+
+def _starts(tensors: Sequence[Tensor]) -> Iterator[tuple[float, ...]]:
+    """The first values of each, in one transfer per device."""
+    found: dict[int, tuple[float, ...]] = {}
+    for device in {t.device for t in tensors}:
+        mine = [i for i, t in enumerate(tensors) if t.device == device]
+        heads = torch.stack([tensors[i].reshape(-1)[:FEWEST].to(_widest(device)) for i in mine]).tolist()
+        found.update(zip(mine, map(tuple, heads), strict=True))
+    return (found[i] for i in range(len(tensors)))
+
+
+def _widest(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def with_origin(trace: Trace, origin: Origin) -> Trace:

@@ -93,9 +93,12 @@ class Deferred(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not known <= self._of.keys():
             raise NotImplementedError(f"{func} reads a tensor that was made out of sight")
         args_, kwargs_ = tree_map(_to_meta, (args, kwargs))
-        if any(argument.name == "device" for argument in func._schema.arguments) and not known:
+        names = {argument.name for argument in func._schema.arguments}
+        if "device" in names and not known:
             kwargs_ = kwargs_ | {"device": torch.device("meta")}
         result = func(*args_, **kwargs_)
+        if "dtype" in names and not known and isinstance(result, Tensor):
+            kwargs = kwargs | {"dtype": result.dtype}  # the default one may be another when this is done again
         args, kwargs = tree_map(self._as_it_is, (args, kwargs))
         for tensor in written:
             self._note(tensor, _Step(func, args, kwargs, None))

@@ -16,7 +16,14 @@ import torch
 from torch import Tensor
 from torch.nn.init import calculate_gain
 
-UNIFORM_KURTOSIS, NORMAL_KURTOSIS, TRUNCATED_KURTOSIS = 1.8, 3.0, 2.3655
+from initaudit.probe.orthogonal import orthogonal_gains
+from initaudit.theory.variance import (
+    KURTOSIS_NORMAL,
+    KURTOSIS_TRUNCATED_NORMAL,
+    KURTOSIS_UNIFORM,
+    sampling_error,
+)
+
 # Standard deviation of a normal law cut at two of its own standard deviations.
 TRUNCATED_STD = 0.8796256610342398
 TOO_FEW = 16  # values below which no law is named
@@ -52,7 +59,7 @@ class Moments:
         """Relative standard error of the std, ``sqrt((kurtosis - 1) / (4 N))`` for N independent values."""
         if self.constant or self.kurtosis is None:
             return 0.0
-        return math.sqrt(max(self.kurtosis - 1.0, 0.0) / (4 * self.nonzero))
+        return sampling_error(self.nonzero, self.kurtosis) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +79,19 @@ def looks_like(
     torch_fans: tuple[int, int] | None,
     repeats: int = 1,
     identical_rows: bool = False,
-    orthogonal: bool = True,
+    orthogonal: float | None = None,
+    maybe_blocks: bool = True,
 ) -> str:
     """Name the initializer that ``tensor`` (any shape, floating point, strided) looks drawn from.
 
     ``fans`` are the effective ``(fan_in, fan_out)``, ``torch_fans`` those that ``torch.nn.init`` reads off the
     shape; a scheme is tried with both. ``repeats`` is the number of row blocks that share one fan. ``orthogonal`` is
-    false where the matrix is known not to be.
+    the common norm of its rows or columns where these are orthogonal: see :func:`orthogonal_gains`; ``maybe_blocks``
+    is false where those of a block of rows are known not to be.
     """
     if moments.constant:
         return {0.0: "zeros", 1.0: "ones"}.get(moments.min, f"constant({moments.min:.4g})")
-    structure = _structure(tensor, moments, repeats, orthogonal)
+    structure = _structure(tensor, moments, repeats if maybe_blocks else 1, orthogonal)
     if structure:
         return structure
     shape = tuple(tensor.shape)
@@ -136,7 +145,7 @@ def _law(moments: Moments, dtype: torch.dtype, known: dict[str, list[Candidate]]
 def _is_uniform(reach: float, kurtosis: float, n: int, seen: int) -> bool:
     """A flat law ends at sqrt(3) of its std; its kurtosis of 1.8 has standard error 1.15/sqrt(n)."""
     ends = reach < math.sqrt(3) * (1 + 4 * math.sqrt(0.2 / n))
-    return ends and abs(kurtosis - UNIFORM_KURTOSIS) < 4.5 * 1.15 / math.sqrt(seen) + 0.01
+    return ends and abs(kurtosis - KURTOSIS_UNIFORM) < 4.5 * 1.15 / math.sqrt(seen) + 0.01
 
 
 def _cut(reach: float, kurtosis: float, n: int, seen: int) -> bool | None:
@@ -145,10 +154,10 @@ def _cut(reach: float, kurtosis: float, n: int, seen: int) -> bool | None:
     within = math.erf(reach / math.sqrt(2))
     too_short = n * math.log(max(within, 1e-300)) < -MISSED
     if too_short and reach < truncated_reach * (1 + 3 * math.sqrt(0.35 / n)):
-        return True if abs(kurtosis - TRUNCATED_KURTOSIS) < 5 * 2.2 / math.sqrt(seen) + 0.02 else None
+        return True if abs(kurtosis - KURTOSIS_TRUNCATED_NORMAL) < 5 * 2.2 / math.sqrt(seen) + 0.02 else None
     # The kurtosis of normal samples has standard error sqrt(24/n), with a tail to the right in small samples.
     low, high = (5 * math.sqrt(24 / seen) + 0.03, 8 * math.sqrt(24 / seen) + 0.03)
-    return False if -low < kurtosis - NORMAL_KURTOSIS < high else None
+    return False if -low < kurtosis - KURTOSIS_NORMAL < high else None
 
 
 def _uniform_scheme(bound: float, n: int, rounding: float, candidates: list[Candidate]) -> str | None:
@@ -220,21 +229,16 @@ def _add(name: str, word: str) -> str:
 # --- structure ---------------------------------------------------------------------------------------------
 
 
-def _structure(tensor: Tensor, moments: Moments, repeats: int, orthogonal: bool) -> str | None:
+def _structure(tensor: Tensor, moments: Moments, repeats: int, orthogonal: float | None) -> str | None:
     if tensor.dim() < 2 or moments.nonfinite:
         return None
     if moments.min == 0.0 and moments.max == 1.0 and moments.zero_fraction >= 0.5 and (unit := _unit_entries(tensor)):
         return unit
-    if repeats == 1 and not orthogonal:
-        return None
-    matrix = tensor.detach().reshape(tensor.shape[0], -1)
-    if repeats > 1 and matrix.shape[0] % repeats == 0:
-        gains = [_orthogonal_gain(block) for block in matrix.chunk(repeats)]
-        first = gains[0]
-        if first is not None and all(g is not None and math.isclose(g, first, rel_tol=1e-2) for g in gains):
+    if repeats > 1 and tensor.shape[0] % repeats == 0:
+        first, *others = orthogonal_gains(tensor.flatten(1).chunk(repeats))
+        if first is not None and all(gain and math.isclose(gain, first, rel_tol=1e-2) for gain in others):
             return _orthogonal_name(first, "per block")
-    gain = _orthogonal_gain(matrix)
-    return None if gain is None else _orthogonal_name(gain)
+    return None if orthogonal is None else _orthogonal_name(orthogonal)
 
 
 def _orthogonal_name(gain: float, *words: str) -> str:
@@ -242,38 +246,6 @@ def _orthogonal_name(gain: float, *words: str) -> str:
     named = next((word for value, word in known.items() if math.isclose(gain, value, rel_tol=2e-3)), None)
     inner = ", ".join(w for w in (f"gain={_number(gain)}" if named is None else named, *words) if w)
     return f"orthogonal({inner})" if inner else "orthogonal"
-
-
-def _orthogonal_gain(matrix: Tensor) -> float | None:
-    """The common norm of the rows (or columns, whichever are fewer) when they are orthogonal, else ``None``.
-
-    Sixteen of them are looked at first: that already refuses every weight drawn independently, at no cost.
-    """
-    size = min(matrix.shape)
-    if size < 2:
-        return None
-    for count in (16, size if size <= 2048 else 16):
-        gram = gram_of_few(matrix, count)
-        if not bool(orthogonal_so_far(gram[None], matrix.dtype)):
-            return None
-    return math.sqrt(float(gram.diagonal().mean()))
-
-
-def gram_of_few(matrix: Tensor, count: int = 16) -> Tensor:
-    """Products of up to ``count`` rows of ``matrix`` (or columns, whichever are fewer) with each other, in float32."""
-    short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    count = min(count, len(short))
-    rows = short[:: len(short) // count][:count].float()
-    return rows @ rows.T
-
-
-def orthogonal_so_far(grams: Tensor, dtype: torch.dtype) -> Tensor:
-    """Which of ``grams`` ``(k, n, n)``, of rows held as ``dtype``, are a multiple of the identity."""
-    tolerance = 4 * max(torch.finfo(dtype).eps, torch.finfo(torch.float32).eps) ** 0.75
-    gain2 = grams.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
-    away = grams / gain2 - torch.eye(grams.shape[1], dtype=grams.dtype, device=grams.device)
-    so_far: Tensor = away.abs().amax((1, 2)) <= tolerance
-    return so_far
 
 
 def _unit_entries(tensor: Tensor) -> str | None:

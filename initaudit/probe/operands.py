@@ -42,7 +42,8 @@ def split(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operands
     """
     if name in ops.EMBEDDINGS:
         weight = _argument(args, kwargs, 1, "weight")
-        return Operands((WeightUse(weight, 1.0, float(weight.shape[-1])),), _argument(args, kwargs, 0, "input"))
+        fan_in = _rows_in_a_bag(args, kwargs) if name == "embedding_bag" else 1.0
+        return Operands((WeightUse(weight, fan_in, float(weight.shape[-1])),), _argument(args, kwargs, 0, "input"))
     if name in ops.RECURRENT:
         return _recurrent(name, args)
     if name.startswith("conv"):
@@ -67,37 +68,69 @@ def split(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operands
     return None
 
 
-def product(name: str, args: Sequence[Any], weight_at: int) -> Operands | None:
+def product(name: str, args: Sequence[Any], kwargs: Mapping[str, Any], weight_at: int) -> Operands | None:
     """The operands of ``matmul``-like call ``name`` whose tensor number ``weight_at`` is the weight."""
-    tensors = [a for a in args if isinstance(a, Tensor)] or list(args[0])
+    tensors = factors(name, args, kwargs)
+    weight, data = tensors[weight_at], tensors[1 - weight_at]
+    fans: tuple[float, float] | None
     if name == "einsum":
-        equation, *operands = args
-        tensors = list(operands[0]) if len(operands) == 1 and isinstance(operands[0], (list, tuple)) else list(operands)
-        if not isinstance(equation, str) or len(tensors) != 2:
-            return None
-        weight, data = tensors[weight_at], tensors[1 - weight_at]
-        fans = _einsum_fans(equation, weight, data, weight_at)
+        fans = _einsum_fans(args[0], weight, weight_at) if isinstance(args[0], str) else None
+    elif name == "tensordot":
+        fans = _tensordot_fans(_argument(args, kwargs, 2, "dims"), weight, weight_at)
+    elif weight.dim() < 1:
+        return None
     else:
-        weight, data = tensors[weight_at], tensors[1 - weight_at]
-        if weight.dim() < 1 or name == "tensordot":
-            return None
         right = (weight_at == 1) != (name == "__rmatmul__")
         rows, columns = (weight.shape[-2], weight.shape[-1]) if weight.dim() > 1 else (weight.shape[0], 1)
         fans = (rows, columns) if right or weight.dim() == 1 else (columns, rows)
-    return Operands((WeightUse(weight, float(fans[0]), float(fans[1])),), data) if fans else None
+    if fans is None:
+        return None
+    added = args[0] if name == "baddbmm" and args else None
+    return Operands((WeightUse(weight, float(fans[0]), float(fans[1])),), data, added)
 
 
-def _einsum_fans(equation: str, weight: Tensor, data: Tensor, weight_at: int) -> tuple[float, float] | None:
+def factors(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensors that the product ``name`` multiplies; what ``baddbmm`` adds is none of them."""
+    given = [*args, *(value for key, value in kwargs.items() if key != "out")]
+    flat = [t for value in given for t in (value if isinstance(value, (list, tuple)) else (value,))]
+    tensors = [t for t in flat if isinstance(t, Tensor)]
+    return tensors[1:] if name == "baddbmm" else tensors
+
+
+def _tensordot_fans(dims: Any, weight: Tensor, weight_at: int) -> tuple[float, float] | None:
+    """Fan-in is the product of the weight's dimensions that are summed over, fan-out that of the others."""
+    if isinstance(dims, int):
+        mine: Sequence[int] = range(dims) if weight_at else range(weight.dim() - dims, weight.dim())
+    elif isinstance(dims, (tuple, list)) and len(dims) == 2 and isinstance(dims[weight_at], (tuple, list)):
+        mine = dims[weight_at]
+    else:
+        return None
+    fan_in = math.prod(weight.shape[d] for d in mine)
+    return float(fan_in), weight.numel() / max(fan_in, 1)
+
+
+def _einsum_fans(equation: str, weight: Tensor, weight_at: int) -> tuple[float, float] | None:
     """Fan-in is what is summed over, fan-out what only the weight brings; letters in all three are copies (experts)."""
     sides = equation.replace(" ", "").replace("...", "").split("->")
     terms = sides[0].split(",")
-    if len(sides) != 2 or len(terms) != 2:
+    if len(terms) != 2:
         return None
-    mine, other, out = terms[weight_at], terms[1 - weight_at], sides[1]
+    letters = "".join(terms)
+    implied = "".join(letter for letter in letters if letters.count(letter) == 1)
+    mine, other, out = terms[weight_at], terms[1 - weight_at], sides[1] if len(sides) == 2 else implied
     sizes = dict(zip(reversed(mine), reversed(weight.shape), strict=False))
     fan_in = math.prod(n for letter, n in sizes.items() if letter not in out)
     fan_out = math.prod(n for letter, n in sizes.items() if letter in out and letter not in other)
     return float(fan_in), float(fan_out)
+
+
+def _rows_in_a_bag(args: Sequence[Any], kwargs: Mapping[str, Any]) -> float:
+    """The fan-in of ``embedding_bag``: a sum of L rows has L times their variance, a mean 1/L, a maximum about that."""
+    tokens, offsets = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 2, "offsets")
+    bags = tokens.shape[0] if tokens.dim() > 1 else offsets.numel() if isinstance(offsets, Tensor) else 1
+    rows = tokens.numel() / bags if bags and tokens.numel() else 1.0
+    mode = _argument(args, kwargs, 6, "mode") or "mean"
+    return float(rows if mode == "sum" else 1 / rows if mode == "mean" else 1.0)
 
 
 def _recurrent(name: str, args: Sequence[Any]) -> Operands | None:

@@ -6,6 +6,9 @@ A name that stands in no table is ``OTHER``: it is recorded, and its output judg
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from initaudit.records import Role
 
 ACTIVATIONS = frozenset(
@@ -67,11 +70,10 @@ COMPARISONS = frozenset(
 ELEMENTWISE = ACTIVATIONS | SCALES | CHOICES | ADDS | MULS | COMPARISONS
 
 # Outputs beyond which the derivative is below about 6% of its maximum: |tanh(z)| = 0.97 is |z| = 2.09.
-SATURATION: dict[str, tuple[float, float]] = {
+_SATURATION: dict[str, tuple[float, float]] = {
     "tanh": (-0.97, 0.97),
     "sigmoid": (0.015, 0.985),
     "expit": (0.015, 0.985),
-    "hardtanh": (-1.0, 1.0),
     "hardsigmoid": (0.0, 1.0),
     "erf": (-0.983, 0.983),
     "softsign": (-0.755, 0.755),
@@ -81,10 +83,19 @@ _NOT_IN_PLACE = {"__iadd__": "__add__", "__isub__": "__sub__", "__imul__": "__mu
 
 
 def base_name(name: str) -> str:
-    """The name without marks: ``relu_``, ``__iadd__``, ``_threshold`` act as ``relu``, ``__add__``, ``threshold``."""
+    """The name without marks: ``relu_``, ``__iadd__``, ``special_expit`` act as ``relu``, ``__add__``, ``expit``."""
     if name.startswith("__"):
         return _NOT_IN_PLACE.get(name, name)
-    return name.removeprefix("_").removesuffix("_")
+    return name.removeprefix("_").removeprefix("special_").removesuffix("_")
+
+
+def flat_ends(name: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> tuple[float, float] | None:
+    """The outputs beyond which an activation counts as saturated; ``None`` for one that is not flat at both ends."""
+    if name != "hardtanh":
+        return _SATURATION.get(name)
+    given = dict(zip(("input", "min_val", "max_val"), arguments, strict=False)) | keywords
+    low, high = given.get("min_val", -1.0), given.get("max_val", 1.0)
+    return (low, high) if low < 0 < high else None  # torch's ReLU6 is a hardtanh from 0 to 6
 
 
 def is_in_place(name: str) -> bool:

@@ -125,7 +125,8 @@ class RecurrenceMeter:
             given = [a.detach().float() if isinstance(a, Tensor) else None for a in (*args[2:6], None, None)][:4]
             if given[0] is None or given[1] is None:
                 return
-            weights = CellWeights(given[0], given[1], given[2], given[3])
+            biases = (None if bias is None else bias.clone() for bias in given[2:])
+            weights = CellWeights(given[0], given[1], *biases)
             run = self._cells[key] = _Run(name.removesuffix("_cell"), weights, op, 0)
             run.start(state[0].shape[0], self._seed)
             self._runs.append((run, weight))
@@ -137,7 +138,7 @@ class RecurrenceMeter:
     @torch.no_grad()
     def finish(self) -> None:
         """Close every run; call before :meth:`Readings.collect`."""
-        self._numbers = [self._readings.add(run.reading()) for run, _ in self._runs]
+        self._numbers = [self._readings.add(run.reading(), shared=False) for run, _ in self._runs]
 
     def records(self) -> tuple[Recurrence, ...]:
         """Every recurrence that took at least two steps, in execution order."""
@@ -164,7 +165,8 @@ class RecurrenceMeter:
 
 def _weights(flat: Sequence[Tensor], has_biases: bool) -> CellWeights:
     read, recur, *rest = flat
-    read_bias, recur_bias = (rest[0], rest[1]) if has_biases else (None, None)
+    # Copies, for they are read once more when the run is over, and parameters that were gathered are freed by then.
+    read_bias, recur_bias = (rest[0].clone(), rest[1].clone()) if has_biases else (None, None)
     projection = rest[2 if has_biases else 0 :]
     return CellWeights(read, recur, read_bias, recur_bias, projection[0] if projection else None)
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import compress
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+
+from initaudit.probe import devices
+from initaudit.probe.shards import is_shard, local
 
 
 class Snapshot:
@@ -28,9 +32,11 @@ class Snapshot:
         self._written = [(data, data.clone()) for _, data in self._memory]
         self._storages: dict[int, list[Tensor]] = {}
         for p in model.parameters():
-            if not is_lazy(p) and p.layout is torch.strided:
-                self._memory.append((p, p.data))
-                self._storages.setdefault(p.untyped_storage().data_ptr(), []).append(p.data)
+            held = None if is_lazy(p) else local(p)
+            if held is not None and held.layout is torch.strided:
+                if not is_shard(p):  # whose memory is that of the tensor it is made of
+                    self._memory.append((p, p.data))
+                self._storages.setdefault(held.untyped_storage().data_ptr(), []).append(held.data)
             p.grad = None
         self._generators = [
             (value, value.get_state())
@@ -41,9 +47,10 @@ class Snapshot:
 
     def before_write(self, tensor: Tensor) -> None:
         """Call before ``tensor`` is written in place: if it is a parameter, or shares memory with one, keep a copy."""
-        if not self._storages or tensor.layout is not torch.strided:
+        held = local(tensor) if self._storages else None
+        if held is None or held.layout is not torch.strided:
             return
-        for data in self._storages.pop(tensor.untyped_storage().data_ptr(), ()):
+        for data in self._storages.pop(held.untyped_storage().data_ptr(), ()):
             self._written.append((data, data.clone()))
 
     def restore(self) -> None:
@@ -52,9 +59,8 @@ class Snapshot:
                 for value, content in containers:
                     _refill(value, content)
                 _refill(module.__dict__, attributes)
-            for data, copy in self._written:
-                if not torch.equal(data, copy):
-                    data.copy_(copy)
+            for data, copy in self._overwritten():
+                data.copy_(copy)
             for tensor, data in self._memory:
                 if (tensor.data_ptr(), tensor.dtype, tensor.shape) != (data.data_ptr(), data.dtype, data.shape):
                     tensor.data = data
@@ -68,6 +74,13 @@ class Snapshot:
         for generator, state in self._generators:
             generator.set_state(state)
 
+    def _overwritten(self) -> list[tuple[Tensor, Tensor]]:
+        """Memory that was written since its copy was taken, with that copy; all on one device are compared at once."""
+        near = [pair for pair in self._written if devices.answers_at_once(pair[0].device)]
+        far = [pair for pair in self._written if not devices.answers_at_once(pair[0].device)]
+        differ = devices.any_nonzero([(data != copy).any() for data, copy in far])
+        return [pair for pair in near if not torch.equal(*pair)] + list(compress(far, differ))
+
 
 def _hooks(parameter: Tensor) -> tuple[dict[int, Any], ...]:
     """The dicts of its gradient hooks: of those that wait for the gradient, and of those that follow it."""
@@ -79,8 +92,9 @@ def _state_tensors(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
         for value in _held(module.__dict__):
             plain = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not is_lazy(value)
-            if plain and value.layout is torch.strided:
-                yield value
+            held = local(value) if plain else None
+            if held is not None and held.layout is torch.strided:
+                yield held
 
 
 def _containers(module: nn.Module) -> list[tuple[Any, Any]]:

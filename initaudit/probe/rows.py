@@ -9,6 +9,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from initaudit.probe.devices import sent
+
 _PLACES = 16  # of the leading dimensions: batch and heads
 _ENTRIES = 1 << 19  # that a sample may have at most
 
@@ -62,6 +64,6 @@ class RowSampler:
             positions = torch.randint(length, (len(places), rows), generator=generator, device="cpu")
         index: list[Tensor] = []
         for n in reversed(lead):
-            index.insert(0, (places % n).to(device))
+            index.insert(0, sent(places % n, device))
             places = places // n
-        return Choice(tuple(index), positions.to(device))
+        return Choice(tuple(index), sent(positions, device))

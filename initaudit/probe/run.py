@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,11 +16,17 @@ from initaudit.errors import AuditError
 from initaudit.probe import backward, ops
 from initaudit.probe.attention import AttentionMeter
 from initaudit.probe.build import RecordBuilder
+from initaudit.probe.clock import Clock
+from initaudit.probe.garbage import earlier_objects_left_alone
+from initaudit.probe.merging import Merger
 from initaudit.probe.norms import mark_norms
+from initaudit.probe.ranks import Ranks, together
 from initaudit.probe.readings import Readings
 from initaudit.probe.recurrence import RecurrenceMeter
 from initaudit.probe.restore import seed_all, unchanged
 from initaudit.probe.scope import scopes
+from initaudit.probe.shards import resharded
+from initaudit.probe.shares import parts_of, shares_of
 from initaudit.probe.statistics import Statistics
 from initaudit.probe.tape import Node, Tape, tensors_in
 from initaudit.records import Environment, Layer, Role, Trace, Unjudged
@@ -43,21 +49,23 @@ def probe(
     loss_name: str = "",
     seed: int = 0,
     unwritten: frozenset[str] = frozenset(),
+    ranks: Ranks | None = None,
     progress: Progress = lambda stage: None,
 ) -> Trace:
     """Run ``model(*args, **kwargs)`` forward and backward once and return what was seen.
 
     The model, the random generators and the process are afterwards as they were, whatever happens. BatchNorm layers
     use batch statistics during the run, as in training, for at initialization their running statistics normalize
-    nothing.
+    nothing. With ``ranks`` the inputs are this process's share, and the trace is that of all shares, on every process.
 
     Raises:
         AuditError: with stage ``"forward"`` or ``"backward"`` when the model's own code fails there.
     """
     started = time.perf_counter()
-    with unchanged(model, seed) as snapshot, _eager():
+    merger = None if ranks is None else Merger(ranks)
+    with unchanged(model, seed) as snapshot, resharded(model), _eager(), earlier_objects_left_alone():
         _use_batch_statistics(model)
-        statistics = Statistics(seed)
+        statistics = Statistics(seed) if merger is None else merger.statistics(seed)
         readings = Readings()
         attentions, recurrences = AttentionMeter(readings, seed), RecurrenceMeter(readings, seed)
         tape = Tape(model, statistics, snapshot, attentions, recurrences)
@@ -67,26 +75,28 @@ def probe(
             tape.add_input(tensor)
         seed_all(seed)
         progress("forward")
-        begun = time.perf_counter()
-        output, called, value = _forward(model, tape, args, kwargs, loss)
-        progress("backward")
-        measuring = statistics.seconds
-        gradients, unjudged = _backward(model, output, value, seed)
-        own = time.perf_counter() - begun - tape.seconds - (statistics.seconds - measuring)
-        del output, value
+        passes = Clock()
+        with together() if ranks is not None else nullcontext():
+            output, called, value = _forward(model, tape, args, kwargs, loss, passes)
+            progress("backward")
+            measuring = statistics.seconds
+            gradients, unjudged = _backward(model, tape, output, value, seed, ranks, passes)
+            own = passes.seconds - tape.seconds - (statistics.seconds - measuring)
+            del output, value
+        if ranks is not None and merger is not None:
+            ranks.same_calls(tape.nodes, model)
+            gradients = ranks.parameter_gradients(model)
+            merger.shares = shares_of(tape)
         statistics.collect()
         recurrences.finish()
-        readings.collect()
+        readings.collect(ranks)
         inner = mark_norms(tape.nodes)
         builder = RecordBuilder(model, tape.nodes, inner, statistics, gradients, unwritten)
         layers = builder.layers()
         unused = _unused(model, tape.nodes)
-        first = next(model.parameters(), torch.empty(0))
         return Trace(
             target=target,
-            environment=Environment(
-                torch.__version__, str(first.device), str(first.dtype).removeprefix("torch."), seed
-            ),
+            environment=_environment(model, seed, ranks),
             inputs=inputs,
             inputs_source=inputs_source,
             loss=loss_name or (COTANGENT if loss is None else getattr(loss, "__name__", "loss")),
@@ -104,12 +114,23 @@ def probe(
         )
 
 
+def _environment(model: nn.Module, seed: int, ranks: Ranks | None) -> Environment:
+    first = next(model.parameters(), torch.empty(0))
+    return Environment(
+        torch=torch.__version__,
+        device=str(first.device),
+        dtype=str(first.dtype).removeprefix("torch."),
+        seed=seed,
+        ranks=1 if ranks is None else ranks.size,
+    )
+
+
 def _forward(
-    model: nn.Module, tape: Tape, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Loss | None
+    model: nn.Module, tape: Tape, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Loss | None, passes: Clock
 ) -> tuple[list[Tensor], set[str], Tensor | None]:
     with scopes(model, tape) as called:
         try:
-            with tape:
+            with passes.running(), tape:
                 output = model(*args, **kwargs)
         except Exception as error:
             raise user_error("forward", "the forward pass failed", error, _advice(error)) from error
@@ -117,7 +138,7 @@ def _forward(
         value = None
         if loss is not None:
             try:
-                with tape:
+                with passes.running(), tape:
                     value = loss(output)
             except Exception as error:
                 raise user_error("forward", "the loss failed", error) from error
@@ -135,17 +156,32 @@ def _forward(
 
 
 def _backward(
-    model: nn.Module, outputs: list[Tensor], value: Tensor | None, seed: int
+    model: nn.Module,
+    tape: Tape,
+    outputs: list[Tensor],
+    value: Tensor | None,
+    seed: int,
+    ranks: Ranks | None,
+    passes: Clock,
 ) -> tuple[dict[str, tuple[float, int]], list[Unjudged]]:
+    """The gradients by parameter; with ``ranks`` they are left in ``grad``, each that of this rank's rows."""
     roots = backward.differentiable(outputs) if value is None else [value] if value.requires_grad else []
     if not roots:
         return {}, [
             Unjudged("", "no output has a gradient (frozen, detached or not differentiable): gradients were not judged")
         ]
-    with backward.parameter_gradients(model) as gradients:
+    parts = [] if ranks is None else [parts_of(root, tape, ranks) for root in roots]
+    reducing: AbstractContextManager[dict[str, tuple[float, int]]] = (
+        backward.parameter_gradients(model, passes) if ranks is None else nullcontext({})
+    )
+    with reducing as gradients:
         try:
             # Through a scalar, since handing tensors of gradients to torch.autograd.backward imports sympy first.
-            torch.autograd.backward([backward.projection(roots, seed) if value is None else value])
+            scalar = backward.projection(roots, seed, parts) if value is None else value
+            if ranks is not None and (value is not None or not roots[0].dim()):
+                scalar = scalar / len(ranks)  # a mean over the batch is the mean of those over its shares
+            with passes.running():
+                torch.autograd.backward([scalar])
         except Exception as error:
             raise user_error("backward", "the backward pass failed", error) from error
     return gradients, []

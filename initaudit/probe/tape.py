@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -33,6 +33,7 @@ from initaudit.records import Parameter, Role
 
 _TENSOR_PROPERTIES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
 _KEEPS_UNITS = frozenset({"clone", "contiguous", "to", "detach", "type_as", "float", "half", "bfloat16", "double"})
+_FOLDS = frozenset({"view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "contiguous"})
 _MAX_PARAMETERS = 8  # how many of its parameters a value made from parameters remembers
 
 
@@ -111,7 +112,9 @@ class Tape(TorchFunctionMode):
         self._snapshot = snapshot
         self._attentions = attentions
         self._recurrences = recurrences
+        self._passing: set[int] = set()
         self._values: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self.cuts: dict[int, tuple[int, tuple[int, ...]]] = {}  # nodes seen in parts: the dimension, shape of the part
         self.seconds = 0.0  # spent on recording, measuring included
 
     # -- what torch calls ------------------------------------------------------------------------------------------
@@ -166,13 +169,13 @@ class Tape(TorchFunctionMode):
     def _find_operands(self, call: _Call, args: Any, kwargs: Any) -> None:
         """Fill in weights, bias and data when the call multiplies data with something made of parameters alone."""
         if call.name in ops.PRODUCTS:
-            nodes = [self.nodes[self.node_of(t)] for t in tensors_in((args, kwargs))]
+            nodes = [self.nodes[self.node_of(t)] for t in operands.factors(call.name, args, kwargs)]
             constant = [n.weight_like for n in nodes]
             if len(nodes) != 2 or constant[0] == constant[1]:
                 return
             if not nodes[constant.index(False)].live and call.name == "mv":
                 return  # a step of the power iteration of spectral norm, whose vectors are buffers
-            found = operands.product(call.name, args, constant.index(True))
+            found = operands.product(call.name, args, kwargs, constant.index(True))
         else:
             found = operands.split(call.name, args, kwargs)
         if found is None or found.data is None:
@@ -191,18 +194,26 @@ class Tape(TorchFunctionMode):
         if found.bias is not None:
             bias = self.nodes[self.node_of(found.bias)]
             call.bias = bias.parameters[0] if bias.parameters and not bias.live else None
-        source = self.nodes[call.data]
-        if source.measurement is not None and source.shape == tuple(found.data.shape):
+        unit_dim = ops.unit_dim(call.name, found.data.dim())
+        source = self._unfolded(self.nodes[call.data], unit_dim)
+        if source.measurement is not None and (source.id != call.data or source.shape == tuple(found.data.shape)):
             call.input_measurement = source.measurement
         else:  # seen through a view or a dropout: its own statistics are what the layer meets
-            call.input_measurement = self._statistics.measure(
-                found.data, ops.unit_dim(call.name, found.data.dim()), sample_dim=source.sample_dim
-            )
+            call.input_measurement = self._statistics.measure(found.data, unit_dim, sample_dim=source.sample_dim)
+
+    def _unfolded(self, node: Node, unit_dim: int) -> Node:
+        """The measured value of which ``node`` has all the elements, unit by unit, in other dimensions; or itself."""
+        source = node
+        while source.measurement is None and source.name in _FOLDS and source.inputs:
+            source = self.nodes[source.inputs[0]]
+        same = source.shape[-1:] == node.shape[-1:] and prod(source.shape) == prod(node.shape)
+        return source if same and unit_dim == source.unit_dim == -1 and source.measurement is not None else node
 
     def _template(self, value: Any) -> Any:
         """Arguments with every tensor replaced by the :class:`Slot` of its node, so that no activation is kept."""
         if isinstance(value, nn.Parameter):
-            return value
+            # Only the mean of one is ever asked for.
+            return nn.Parameter(value.detach().float().mean(), False) if id(value) in self._passing else value
         if isinstance(value, Tensor):
             node = self.nodes[self.node_of(value)]
             if node.is_number and not value.is_meta:
@@ -310,9 +321,8 @@ class Tape(TorchFunctionMode):
 
     def _measure(self, node: Node, tensor: Tensor) -> None:
         search = node.name not in ops.KEEP_FINITE  # which can only pass on what was found before
-        node.measurement = self._statistics.measure(
-            tensor, node.unit_dim, ops.SATURATION.get(node.name), node.sample_dim, search=search
-        )
+        bounds = ops.flat_ends(node.name, *node.arguments)
+        node.measurement = self._statistics.measure(tensor, node.unit_dim, bounds, node.sample_dim, search=search)
         if tensor.grad_fn is not None and node.measurement is not None:
             which = tensor.output_nr
 
@@ -354,6 +364,27 @@ class Tape(TorchFunctionMode):
             node = self._add("opaque", Role.OTHER, sources, tensor, live=True, moving=tensor.is_floating_point())
             self._measure(node, tensor)
         return node.id
+
+    def pass_on(self, tensor: Tensor, to: Tensor) -> None:
+        """Make ``to`` the value that ``tensor`` is: a hook has copied, gathered or cut it to its part out of sight."""
+        known = self._known(tensor)
+        if known is None or self._known(to) is not None:
+            return
+        node = self.nodes[known]
+        self._values[id(to)] = (weakref.ref(to), known)
+        shapes = tuple(node.shape), tuple(to.shape)
+        other = [d for d, (n, m) in enumerate(zip(*shapes, strict=False)) if n != m]
+        if len(other) == 1:
+            self.cuts[known] = (other[0], min(shapes))
+            node.shape = max(shapes)
+        if node.measurement is None and ((node.moving and node.role is not Role.VIEW) or node.weights):
+            self._measure(node, to)
+
+    def know(self, parameters: Iterable[tuple[str, Tensor]]) -> None:
+        """Register what stands in for parameters while their module runs, in memory that is freed afterwards."""
+        new = {id(tensor): name for name, tensor in parameters if id(tensor) not in self._parameters}
+        self._parameters |= new
+        self._passing |= new.keys()
 
     def add_input(self, tensor: Tensor) -> None:
         """Register a model input."""

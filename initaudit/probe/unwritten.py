@@ -7,11 +7,17 @@ Building the model while torch fills fresh memory with NaN does: what is NaN aft
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from initaudit.probe import devices
+from initaudit.probe.shards import is_shard
+
+TRIES = 4  # builds: unwritten memory may hold NaN by chance, and what an initializer wrote is there every time
 
 
 def build_and_mark(build: Callable[[], nn.Module]) -> tuple[nn.Module, frozenset[str]]:
@@ -23,18 +29,43 @@ def build_and_mark(build: Callable[[], nn.Module]) -> tuple[nn.Module, frozenset
     """
     with _filled_memory():
         marked = build()
-    suspects = {name for name, p in marked.named_parameters() if _has_nan(p)}
-    if not suspects and not any(_has_nan(b) for b in marked.buffers()):
+    tensors = dict(marked.named_buffers()) | dict(marked.named_parameters())
+    suspects = _with_nan(tensors.items())
+    if not suspects:
         return marked, frozenset()
-    model = build()
-    written = {name for name, p in model.named_parameters() if _has_nan(p)}
-    return model, frozenset(suspects - written)
+    # A large model is not there twice; but NaN must not be freed, or it is what the next build finds in its memory.
+    kept = [tensors[name] for name in suspects]
+    del marked, tensors
+    found: set[str] = set()
+    for _ in range(TRIES):
+        model = build()
+        _cleared(kept, model)
+        named = dict(model.named_parameters())
+        left = suspects & named.keys() & _with_nan(named.items())
+        found |= (suspects & named.keys()) - left
+        if left <= found:
+            break
+        kept = [named[name] for name in left]  # held, so that the next build finds other memory
+    return model, frozenset(found)
 
 
-def _has_nan(tensor: torch.Tensor) -> bool:
-    if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)) or tensor.is_meta:
-        return False
-    return tensor.is_floating_point() and bool(tensor.detach().isnan().any())
+@torch.no_grad()
+def _cleared(kept: list[Tensor], model: nn.Module) -> None:
+    """Leave no NaN in memory that is about to be freed, unless the factory gives the same tensors again."""
+    plain = (t for t in (*model.parameters(), *model.buffers()) if not is_lazy(t) and not is_shard(t))
+    living = {t.untyped_storage().data_ptr() for t in plain if t.layout is torch.strided}
+    for tensor in kept:
+        if tensor.layout is torch.strided and tensor.untyped_storage().data_ptr() not in living:
+            tensor.nan_to_num_()
+
+
+def _with_nan(named: Iterable[tuple[str, Tensor]]) -> set[str]:
+    unmade = (nn.UninitializedParameter, nn.UninitializedBuffer)
+    here = ((name, t) for name, t in named if not is_shard(t))  # processes with other parts would see another thing
+    held = {name: t.detach() for name, t in here if not isinstance(t, unmade) and not t.is_meta}
+    floating = {name: t for name, t in held.items() if t.is_floating_point()}
+    found = devices.any_nonzero([t.isnan().any() for t in floating.values()])
+    return {name for name, has in zip(floating, found, strict=True) if has}
 
 
 @contextmanager

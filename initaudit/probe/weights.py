@@ -7,17 +7,19 @@ in one transfer; only what is rare (values that are not finite, a mean far above
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
 
-from initaudit.probe.fingerprint import Moments, gram_of_few, looks_like, orthogonal_so_far
+from initaudit.probe.devices import sent
+from initaudit.probe.fingerprint import Moments, looks_like
+from initaudit.probe.orthogonal import orthogonal_gains
+from initaudit.probe.whole import chunks, widened
 from initaudit.records import Parameter
 
-CHUNK = 4096  # a float32 sum this short is right to 1e-5; longer ones lose digits
 BLOCK = 1 << 20  # entries converted to float64 at a time
 SAMPLE = 1 << 15  # entries looked at for kurtosis and zeros in a large tensor
 LARGE = 1 << 17  # entries from which a sample stands for all
@@ -32,12 +34,14 @@ _UNKNOWN = Moments(0, NAN, NAN, NAN, NAN, NAN)
 class Seen:
     """What :func:`look` saw of one tensor; ``blank`` says why there was nothing to see.
 
-    ``orthogonal`` is false where 16 rows already show that the matrix is not.
+    ``orthogonal`` is the common norm of rows that are orthogonal to each other; ``maybe_blocks`` is false where the
+    first two show that not even those of a block of them are.
     """
 
     moments: Moments = _UNKNOWN
     identical_rows: bool = False
-    orthogonal: bool = False
+    orthogonal: float | None = None
+    maybe_blocks: bool = True
     blank: str | None = None
 
 
@@ -73,6 +77,7 @@ def parameter_record(
         repeats=repeats,
         identical_rows=seen.identical_rows,
         orthogonal=seen.orthogonal,
+        maybe_blocks=seen.maybe_blocks,
     )
     return Parameter(
         fqn=fqn,
@@ -96,17 +101,25 @@ def parameter_record(
 
 
 @torch.no_grad()
-def look(tensors: Sequence[Tensor]) -> list[Seen]:
-    """Look at tensors of any shape, dtype and device; see the module's docstring."""
+def look(tensors: Sequence[Tensor], *, stacked: Collection[int] = ()) -> list[Seen]:
+    """Look at tensors of any shape, dtype and device; see the module's docstring.
+
+    ``stacked`` are the numbers of those that may be blocks of rows on top of each other: gates, or a packed qkv.
+    """
     blank = [_blank(t) for t in tensors]
     whole = [i for i, reason in enumerate(blank) if reason is None]
     moments = dict(zip(whole, measure([tensors[i] for i in whole]), strict=True))
     matrices = [i for i in whole if tensors[i].dim() > 1 and len(tensors[i]) > 1]
     alike = _true_of([(i, (tensors[i][0] == tensors[i][1]).all()) for i in matrices])
-    identical = {i for i in alike if bool((tensors[i] == tensors[i][:1]).all())}
+    identical = _true_of([(i, (tensors[i] == tensors[i][:1]).all()) for i in alike])
     drawn = [i for i in matrices if not moments[i].constant and not moments[i].nonfinite]
-    orthogonal = _maybe_orthogonal({i: tensors[i].detach() for i in drawn})
-    return [Seen(moments.get(i, _UNKNOWN), i in identical, i in orthogonal, blank[i]) for i in range(len(tensors))]
+    gains = dict(zip(drawn, orthogonal_gains([tensors[i].detach().flatten(1) for i in drawn]), strict=True))
+    starting = [i for i in drawn if i in stacked]
+    starts = dict(zip(starting, orthogonal_gains([tensors[i].detach().flatten(1)[:2] for i in starting]), strict=True))
+    return [
+        Seen(moments.get(i, _UNKNOWN), i in identical, gains.get(i), starts.get(i, 1.0) is not None, reason)
+        for i, reason in enumerate(blank)
+    ]
 
 
 def _blank(tensor: Tensor) -> str | None:
@@ -120,20 +133,6 @@ def _blank(tensor: Tensor) -> str | None:
     if not tensor.is_floating_point() or tensor.layout != torch.strided:
         return f"not judged ({str(tensor.dtype).removeprefix('torch.')})"
     return None
-
-
-def _maybe_orthogonal(matrices: dict[int, Tensor]) -> set[int]:
-    """The keys of those that few rows do not show to be otherwise."""
-    grams: dict[tuple[object, ...], list[tuple[int, Tensor]]] = {}
-    for i, matrix in matrices.items():
-        gram = gram_of_few(matrix.flatten(1))
-        if len(gram) > 1:
-            grams.setdefault((gram.shape, matrix.dtype, matrix.device), []).append((i, gram))
-    flags: list[tuple[int, Tensor]] = []
-    for members in grams.values():
-        numbers, alike = zip(*members, strict=True)
-        flags += zip(numbers, orthogonal_so_far(torch.stack(alike), matrices[numbers[0]].dtype), strict=True)
-    return _true_of(flags)
 
 
 def _true_of(flags: Sequence[tuple[int, Tensor]]) -> set[int]:
@@ -197,18 +196,21 @@ def _vectors(rows: Tensor, samples: dict[tuple[int, torch.device], Tensor]) -> T
 
 def _sums(flat: Tensor, work: torch.dtype, wide: torch.dtype) -> tuple[Tensor, Tensor]:
     """Sum and sum of squares, ``(1,)`` each: of short pieces in ``work``, combined in ``wide``."""
-    whole = flat.numel() // CHUNK * CHUNK
-    parts = [part for part in (flat[:whole].view(-1, CHUNK), flat[whole:].view(1, -1)) if part.numel()]
-    total = torch.cat([part.sum(1, dtype=work) for part in parts])
-    norms = torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=work) for part in parts])
-    return total.sum(0, keepdim=True, dtype=wide), norms.to(wide).square().sum(0, keepdim=True)
+    totals, norms = [], []
+    for part in widened(chunks(flat), work):
+        totals.append(part.sum(1, dtype=work))
+        norms.append(torch.linalg.vector_norm(part, dim=1, dtype=work))
+    return (
+        torch.cat(totals).sum(0, keepdim=True, dtype=wide),
+        torch.cat(norms).to(wide).square().sum(0, keepdim=True),
+    )
 
 
 def _places(n: int, device: torch.device, known: dict[tuple[int, torch.device], Tensor]) -> Tensor:
     """Which of ``n`` entries are looked at: the same ones at each call, drawn with a generator of their own."""
     if (n, device) not in known:
         generator = torch.Generator().manual_seed(0)
-        known[n, device] = torch.randint(n, (SAMPLE,), generator=generator, device="cpu").to(device)
+        known[n, device] = sent(torch.randint(n, (SAMPLE,), generator=generator, device="cpu"), device)
     return known[n, device]
 
 

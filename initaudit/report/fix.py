@@ -58,8 +58,9 @@ def cure_lines(cure: Cure, *, width: int, fail_on: str = "error", ascii_only: bo
     yield from _table(cure)
     if cure.code:
         share = f"sets {len(cure.changed)} of {counted(cure.parameters, 'parameter')}"
+        when = "after the model's first run" if cure.lazy else "after building the model"
         yield Text()
-        yield from paragraph(f"{share}; call init_weights(model) after building the model:", glyphs, width=width)
+        yield from paragraph(f"{share}; call init_weights(model) {when}:", glyphs, width=width)
         yield Text()
         for line in cure.code.splitlines():
             yield Text(glyphs.clean(line), "green")

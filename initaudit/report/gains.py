@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -26,15 +26,24 @@ _STYLES = {
     Stability.COLLAPSES: "red",
     Stability.DIVERGES: "red",
 }
+# Where torch's number is no gain by either formula: what it was chosen for.
+_MEANT = {
+    "tanh": "torch's 5/3 was found by experience: the signal settles a little above 1, and gradients grow faster than "
+    "with either gain above. Take the forward gain to keep the signal, the backward gain where the network is deep.",
+    "selu": "torch's 3/4 was found by experience: it keeps the gradient, at a smaller signal. A self-normalizing "
+    'network (Klambauer et al. 2017) wants gain 1, which torch calls nonlinearity="linear".',
+    "sigmoid": "torch's 1 takes the sigmoid for linear and corrects for nothing. No gain makes a deep stack of "
+    "sigmoids trainable.",
+}
 
 
 def gain_renderable(analysis: GainAnalysis) -> RenderableType:
-    """One activation: gains, torch's gain beside them, fixed points, what they mean for depth, the line to use."""
+    """One activation: gains, torch's gain beside them, fixed points, what they mean for depth, the lines to use."""
     halves = ", both halves" if analysis.gate else ""
     facts = {
-        "forward gain": f"{_number(analysis.gain)}   1/sqrt(E[phi(z)^2]), z ~ N(0, 1)",
-        "backward gain": f"{_number(analysis.backward_gain)}   1/sqrt(E[phi'(z)^2]){halves}",
-        "variance gain": f"{_number(analysis.variance_gain)}   1/sqrt(Var[phi(z)]), for standardized weights",
+        "forward gain": f"{_number(analysis.gain)}   1/sqrt(E[phi(z)^2]), z ~ N(0, 1): keeps the signal",
+        "backward gain": f"{_number(analysis.backward_gain)}   1/sqrt(E[phi'(z)^2]){halves}: keeps the gradient",
+        "variance gain": f"{_number(analysis.variance_gain)}   1/sqrt(Var[phi(z)]): for standardized weights alone",
         "torch's gain": _torch_text(analysis),
         "mean of phi": _number(analysis.mean),
         "kappa": f"{analysis.kappa:.4g}   over n units the mean square varies by sqrt(kappa/n)",
@@ -45,8 +54,12 @@ def gain_renderable(analysis: GainAnalysis) -> RenderableType:
     title = Text(analysis.name, style="bold cyan")
     if analysis.gate:
         title.append("   a * phi(b) over two independent halves", style="not bold default")
-    use = Text.assemble(("in the layers it feeds  ", "bold"), init_line(analysis))
-    return Group(title, Text(), grid, Text(), _fixed_points(analysis), Text(), Text(_meaning(analysis)), Text(), use)
+    if analysis.same_as:
+        title.append(f"   the same function as {analysis.same_as}", style="not bold default")
+    parts: list[RenderableType] = [title, Text(), grid, Text(), _fixed_points(analysis), Text()]
+    if meant := _MEANT.get(analysis.torch_name or ""):
+        parts += [Text(meant), Text()]
+    return Group(*parts, Text(_meaning(analysis)), Text(), *_uses(analysis))
 
 
 def gain_table(analyses: Iterable[GainAnalysis]) -> RenderableType:
@@ -87,6 +100,35 @@ def init_line(analysis: GainAnalysis) -> str:
     if analysis.torch_name and _torch_agrees(analysis):
         return f'nn.init.kaiming_normal_(w, nonlinearity="{analysis.torch_name}")'
     return f"nn.init.normal_(w, std={_number(analysis.gain)} / math.sqrt(fan_in))"
+
+
+def _uses(analysis: GainAnalysis) -> Iterator[RenderableType]:
+    """Which line goes where: the first layer reads data, and data have passed no activation."""
+    if not math.isfinite(analysis.gain):
+        yield Text(init_line(analysis))
+        return
+    first = "nn.init.normal_(w, std=1 / math.sqrt(fan_in))"
+    yield Text.assemble(("in the layers it feeds  ", "bold"), init_line(analysis))
+    if abs(analysis.gain - 1) < _SAME_GAIN:
+        yield Text.assemble(("in the first layer      ", "bold"), "the same")
+        return
+    yield Text.assemble(("in the first layer      ", "bold"), first)
+    yield Text()
+    yield Text(
+        "The first layer reads data, which have passed no activation: its gain is 1. With "
+        f"{analysis.gain:.3g} there too, the signal starts at q = {analysis.gain**2:.3g}{_from_there(analysis)}."
+    )
+
+
+def _from_there(analysis: GainAnalysis) -> str:
+    slope = analysis.fixed_point.slope
+    if slope is None:
+        return ""
+    if analysis.fixed_point.stability is Stability.STABLE:
+        return ", from where depth brings it back"
+    if analysis.fixed_point.stability is Stability.NEUTRAL:
+        return " and stays there: one factor, whatever the depth"
+    return ", beside an unstable fixed point, and drifts away"
 
 
 def _torch_agrees(analysis: GainAnalysis) -> bool:
@@ -146,6 +188,8 @@ def _gradient_meaning(chi1: float | None) -> str:
         return "Gradients keep their size."
     if chi1 == 0:
         return "No gradient passes."
+    if math.isinf(chi1):
+        return "E[phi'(z)^2] is infinite: no gain bounds the gradient."
     layers = abs(2 * math.log(10) / math.log(chi1))
     verb = "grow" if chi1 > 1 else "shrink"
     return f"Gradients {verb}: times {math.sqrt(chi1):.3g} per layer, tenfold every {layers:.2g} layers."

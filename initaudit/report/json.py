@@ -13,7 +13,7 @@ from initaudit.report.figures import expected_std, lookups
 from initaudit.report.merge import merge
 
 # The schema's keys, one by one: a new field of a record is not at once a promise to scripts.
-ENVIRONMENT = ("torch", "device", "dtype", "seed")
+ENVIRONMENT = ("torch", "device", "dtype", "seed", "ranks")
 ERROR = ("stage", "message")
 UNJUDGED = ("fqn", "reason")
 HISTOGRAM = ("limit", "counts")
@@ -75,6 +75,7 @@ def audit_to_dict(report: Report) -> dict[str, Any]:
         "seeds": list(report.seeds),
         "seconds": report.seconds,
         "model_seconds": trace.model_seconds if trace else None,
+        "build_seconds": trace.build_seconds if trace else None,
         "layers": [_layer(layer, tables) for layer in report.layers],
         "parameters": [_keys(parameter, PARAMETER) for parameter in trace.parameters] if trace else [],
         "attentions": _attentions(trace) if trace else [],

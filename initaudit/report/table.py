@@ -19,6 +19,7 @@ from initaudit.report.outcome import EXIT_MEANING, exit_code, outcome
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
+_TOLD = 0.05  # seconds from which what building the model took is worth a word
 BADGE = {"pass": ("PASS", "bold green"), "fail": ("FAIL", "bold red"), "error": ("ERROR", "bold magenta")}
 
 
@@ -93,9 +94,13 @@ def _circumstances(report: Report, glyphs: Glyphs, width: int) -> Iterator[Text]
         first, last = report.seeds[0], report.seeds[-1]
         seed = f"{counted(len(report.seeds), 'draw')} with seeds {first} to {last}, layers as with seed {first}"
     where = f"{environment.device} {environment.dtype}, {seed}, torch {environment.torch}"
+    if environment.ranks > 1:
+        where += f", merged over {environment.ranks} ranks"
     cost = f"audit {duration(report.seconds)}"
     if trace.model_seconds > 0:
         cost += f", of which the model's own passes {duration(trace.model_seconds)}"
+    if trace.build_seconds >= _TOLD:
+        cost += f" and building it {duration(trace.build_seconds)}"
     facts = (f"inputs {trace.inputs}, {trace.inputs_source}", f"loss: {loss}", where, cost)
     for line in packed(facts, glyphs, width):
         yield from paragraph(line, glyphs, width=width, style="dim")

@@ -53,6 +53,7 @@ def audit_draws(
         AuditError: a draw could not be run; with several, the message names its seed.
     """
     first: Trace | None = None
+    spent: list[tuple[float, float, float]] = []
     found: list[tuple[int, tuple[Finding, ...]]] = []
     scores: list[float] = []
     for seed in seeds:
@@ -63,16 +64,18 @@ def audit_draws(
                 raise
             raise AuditError(error.stage, f"with seed {seed}: {error}") from error
         first = first or trace
+        spent.append((trace.seconds, trace.model_seconds, trace.build_seconds))
         findings = diagnose(trace if trace is first else with_origin_of(first, trace))
         found.append((seed, findings))
         scores.append(severity_score(trace, [f for f in findings if f.code not in _NO_HARM]))
     if first is None:
         raise ValueError("no seeds, expected at least one")
     several = len(found) > 1
+    seconds, passes, building = (sum(parts) for parts in zip(*spent, strict=True))
     return Report(
         first.target,
         over_draws(found) if several else found[0][1],
-        first,
+        replace(first, seconds=seconds, model_seconds=passes, build_seconds=building),
         seeds=tuple(seeds) if several else (),
         severity_score=median(scores),
     )

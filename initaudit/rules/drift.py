@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 from initaudit.records import Severity
 from initaudit.rules.flow import Segment, Step, drift_by_chance, expected_decay, power
+from initaudit.theory.trainability import FAILURE, TROUBLE
 
-# Natural log of a mean-square ratio through depth. Six depth scales are the limit of easy training (Schoenholz 2017);
-# He's 22-layer Xavier net (-13.2) still trains, so failure starts above; his 30-layer one (-18.7) stalls, and
-# batch-normalized nets train up to some sixteen depth scales (Yang 2019), so by then it is sure.
-WARN = 6.0
-FAIL = 14.0
+WARN = TROUBLE
+FAIL = FAILURE
+# He's 30-layer Xavier net (-18.7) stalls, and batch-normalized nets train up to some sixteen depth scales (Yang 2019).
 SURE = 18.7
 SIGNIFICANT = 0.25  # of a deviation from the fan-in rule, in ln Var[w]: 13% of the std
 

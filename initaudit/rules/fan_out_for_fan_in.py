@@ -29,7 +29,8 @@ None where it was meant. Otherwise `mode="fan_in"`, the default.
 
 The fit to `gain²/fan_out` within 8% of the std, where the fans differ by more than 28%. It is a note where the layers
 around do likewise or nothing tells them apart, and a warning where one layer does so alone, among others of unequal
-fans that keep to fan_in: then it is no choice but a slip.
+fans that keep to fan_in: then it is no choice but a slip. torch's default is never taken for it, though in a layer
+three times as wide as its input, a packed query, key and value, its `1/(3 fan_in)` is `1/fan_out`.
 
 ## References
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 
 from initaudit.records import Layer, Op, Parameter, Role, Trace
 
+_KEPT = frozenset({Role.VIEW, Role.SCALE, Role.POOL, Role.CONCAT, Role.OTHER})  # an activation is seen through them
+
 
 def downstream(ops: Iterable[Op], starts: Iterable[int], passes: Callable[[Op], bool] | None = None) -> list[Op]:
     """The operations fed by ``starts`` (ids), directly or not, in execution order, without the starts themselves.
@@ -75,6 +77,16 @@ def is_depthwise(layer: Layer) -> bool:
 def is_last(trace: Trace, layer: Layer) -> bool:
     """Whether no other layer follows: what it gives is the model's output, or all but."""
     return not any(op.role is Role.LAYER for op in downstream(trace.ops, [call.op for call in layer.calls]))
+
+
+def activation_before(trace: Trace, layer: Layer) -> str | None:
+    """The name of the activation that the input of the layer's first call has passed since the layer before."""
+    call = layer.calls[0] if layer.calls else None
+    op = trace.ops[call.input_op] if call is not None and call.input_op is not None else None
+    while op is not None and op.activation is None:
+        moving = (trace.ops[i] for i in op.inputs if trace.ops[i].moving)
+        op = next(moving, None) if op.role in _KEPT else None
+    return op.activation.name if op is not None and op.activation is not None else None
 
 
 def multiplies(trace: Trace, layer: Layer) -> bool:

@@ -21,8 +21,8 @@ def severity_score(trace: Trace, findings: Iterable[Finding]) -> float:
     gradient, over a stretch that no normalization breaks, or of the gradient from one normalization to the next. It is
     the drift as measured: the rules allow for what chance does to a healthy network of that width and depth, since it
     is no fault of the initialization, but it harms training as much. So 0 means that nothing moves, training gets into
-    trouble at :data:`~initaudit.rules.drift.WARN` and fails at :data:`~initaudit.rules.drift.FAIL`, whose sources
-    stand beside them. The score is infinite where nothing arrives.
+    trouble at :data:`~initaudit.theory.trainability.TROUBLE` and fails at
+    :data:`~initaudit.theory.trainability.FAILURE`. The score is infinite where nothing arrives.
     """
     levels = (LEVELS[finding.severity] for finding in findings)
     return max((0.0, *levels, *(drift for drift in _drifts(Flow(trace)) if not math.isnan(drift))))

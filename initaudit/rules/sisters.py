@@ -34,14 +34,16 @@ def sisters(laws: Laws) -> list[list[Parameter]]:
     A bias is compared with those beside weights of one shape, whose fan-in its law follows.
     """
     groups: dict[tuple[str, tuple[int, ...], tuple[int, ...]], list[Parameter]] = {}
-    beside = {_module(p): p.shape for p in laws.trace.parameters if len(p.shape) > 1}
+    beside = {module_of(p.fqn): p.shape for p in laws.trace.parameters if len(p.shape) > 1}
     for parameter in laws.trace.parameters:
         role = re.sub(r"(?<![^.])\d+(?![^.])", "*", parameter.fqn)
         if "*" in role and trained(parameter):
             # Blocks of several widths are sisters, but not any two layers of a plain Sequential.
             mixed = parameter.fqn in laws.layers and not _is_plain(role)
             shape = () if mixed else parameter.shape
-            groups.setdefault((role, shape, beside.get(_module(parameter), ()) if shape else ()), []).append(parameter)
+            groups.setdefault((role, shape, beside.get(module_of(parameter.fqn), ()) if shape else ()), []).append(
+                parameter
+            )
     # Among consecutive layers three must agree against the odd one.
     return [members for (role, *_), members in groups.items() if len(members) > (3 if _is_plain(role) else 1)]
 
@@ -51,8 +53,9 @@ def _is_plain(role: str) -> bool:
     return role.rpartition(".")[0].endswith("*")
 
 
-def _module(parameter: Parameter) -> str:
-    return parameter.fqn.rpartition(".")[0].split(".parametrizations.")[0]
+def module_of(fqn: str) -> str:
+    """The module that a parameter belongs to, also behind a parametrization."""
+    return fqn.rpartition(".")[0].split(".parametrizations.")[0]
 
 
 def odd_ones(laws: Laws, groups: Sequence[Sequence[Parameter]]) -> Iterator[Odd]:

@@ -39,7 +39,10 @@ Initialize it as its equals are; the finding says how. If it is meant, ignore th
 
 A factor of 1.25 in rms (1.5 among several shapes) and six standard errors of it, `sqrt((kurtosis - 1) / 4N)` for `N`
 values, while at least two thirds of the equals agree with each other to a tenth. Stacks whose scale changes with depth
-on purpose do not agree, and are left alone; so is a weight that fits the variance rule among others that fit it.
+on purpose do not agree, and are left alone; so is a weight that fits the variance rule among others that fit it. A
+layer whose input has passed another activation than the inputs of its equals, as that of a first layer has passed none,
+is asked for another gain and another bias: its weight may differ by as much as common rules do, twice at most, and its
+bias may be zero where theirs are not.
 Without sisters: four times outside of all that Glorot's and He's rules and torch's default give with either fan, or
 twice and four times the std that most weights of the model have, and shared with no other weight. A last layer that
 is small is a note: outputs near zero are a fair start.
@@ -53,15 +56,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from initaudit.records import Layer, Parameter, Severity
+from initaudit.records import Layer, Parameter, Severity, Trace
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
 from initaudit.rules.laws import Laws, block_of, is_torch_default, lawful_range, trained
-from initaudit.rules.paths import is_last, owner, owners
-from initaudit.rules.sisters import FACTOR, Odd, odd_ones, sisters
+from initaudit.rules.paths import activation_before, is_bias, is_last, is_zero, owner, owners
+from initaudit.rules.sisters import FACTOR, Odd, module_of, odd_ones, sisters
 from initaudit.rules.wording import figure
 
 _BEYOND = 2.0  # times any std that a common rule gives
@@ -76,11 +79,27 @@ def check(flow: Flow) -> Iterator[Observation]:
     blocks: dict[str, list[Odd]] = {}
     alone = (kind(laws, compared) for kind in (_odd_weights, _left_at_default, _odd_gains, _odd_biases))
     for odd in chain(odd_ones(laws, groups), *alone):
+        if _has_reason(flow.trace, laws, groups, odd.parameter):
+            continue
         if odd.parameter.rms == 0 and (odd.parameter.fqn not in compared or len(flow.liveness.factors) > 1):
             continue  # zeros that are many, or at a place of their own, are meant or for symmetric-units to judge
         blocks.setdefault(block_of(odd.parameter.fqn), []).append(odd)
     for found in blocks.values():
         yield _observation(flow, laws, found)
+
+
+def _has_reason(trace: Trace, laws: Laws, groups: Sequence[Sequence[Parameter]], odd: Parameter) -> bool:
+    """Whether a sister differs within what rules allow, and its layer's input has passed another activation."""
+    layers = {module_of(weight): layer for weight, layer in laws.layers.items()}
+    layer = layers.get(module_of(odd.fqn))
+    members = next((group for group in groups if odd in group), ())
+    if layer is None or not members:
+        return False
+    beside = [layers[name] for name in (module_of(p.fqn) for p in members) if name in layers]
+    ((usual, _),) = Counter(activation_before(trace, other) for other in beside).most_common(1)
+    if activation_before(trace, layer) == usual:
+        return False
+    return is_zero(odd) if is_bias(odd) else not is_torch_default(layer.weight) and laws.beyond(layer.weight) < _BEYOND
 
 
 def _odd_weights(laws: Laws, compared: set[str]) -> Iterator[Odd]:

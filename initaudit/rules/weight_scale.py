@@ -34,9 +34,13 @@ def deviating(flow: Flow) -> Iterator[Step]:
 
 
 def is_fan_out(step: Step) -> bool:
-    """Whether the weight has the std that ``fan_out`` would ask for, where that is another than ``fan_in``."""
+    """Whether the weight has the std that ``fan_out`` would ask for, where that is another than ``fan_in``.
+
+    torch's default is nobody's choice of it, though its ``1/(3 fan_in)`` is ``1/fan_out`` where that is three times
+    as large.
+    """
     layer = step.layer
-    if layer is None or not layer.weight.rms > 0:
+    if layer is None or not layer.weight.rms > 0 or is_torch_default(layer.weight):
         return False
     apart = abs(math.log(layer.fan_out / layer.fan_in))
     return apart > SIGNIFICANT and abs(step.deviation + math.log(layer.fan_out / layer.fan_in)) < min(0.15, apart / 4)

@@ -63,7 +63,7 @@ def describe_weight(step: Step) -> str:
     looks = f" ({layer.weight.init})" if layer.weight.init not in ("unknown", "") else ""
     after = step.call.nonlinearity if step.call else None
     expected = expected_std(step)
-    before = f"before {after.name}" if after else "with no activation behind it"
+    before = f"before {after.name}" if after else "with no activation of its own behind it"
     return (
         f"{layer.fqn} has weight std {figure(layer.weight.std)}{looks}, "
         f"{figure(layer.weight.rms / expected)} times the "

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from initaudit.target.templates import BATCH, Fill, Template, images
 
 _BATCH_SIZE = 8
+_FEW = 4  # samples for a model that fills the machine: of Llama 7B in bfloat16, 256 tokens take a fifth of its weights
+_LARGE = 1 << 30  # parameters from which a model counts as such
 _LENGTHS = (32, 64, 16, 128)
 
 
@@ -30,6 +32,7 @@ def transformers_ladder(model: nn.Module, seed: int) -> Iterator[dict[str, Any]]
     names = list(inspect.signature(model.forward).parameters)
     main = getattr(model, "main_input_name", "input_ids")
     lengths = [n for n in _LENGTHS if n <= _longest(config)] or [max(1, min(_LENGTHS[0], _longest(config)))]
+    batch = _BATCH_SIZE if sum(p.numel() for p in model.parameters()) <= _LARGE else _FEW
     seen: set[tuple[Any, ...]] = set()
     for length in lengths[:3]:
         for only_main in (False, True):
@@ -42,7 +45,7 @@ def transformers_ladder(model: nn.Module, seed: int) -> Iterator[dict[str, Any]]
                 continue
             seen.add(key)
             generator = torch.Generator().manual_seed(seed)
-            yield {name: template.draw(generator, _BATCH_SIZE) for name, template in templates.items()}
+            yield {name: template.draw(generator, batch) for name, template in templates.items()}
     if (placeholder := _placeholder(model)) is not None:
         yield placeholder
 

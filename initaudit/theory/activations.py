@@ -7,7 +7,6 @@ resolve a name that a user typed and to recognise a function that a model wrote 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from initaudit.theory.spelling import ALIASES, plain
+
 Function = Callable[[Tensor], Tensor]
 
 
 def _swish(x: Tensor, beta: float = 1.0) -> Tensor:
     return x * torch.sigmoid(beta * x)
+
+
+def _quick_gelu(x: Tensor, beta: float = 1.702) -> Tensor:
+    return _swish(x, beta)
+
+
+def _silu(x: Tensor, beta: float = 1.0) -> Tensor:
+    return F.silu(x) if beta == 1 else _swish(x, beta)
 
 
 def _celu(x: Tensor, alpha: float = 1.0) -> Tensor:
@@ -54,8 +63,8 @@ FORMS: dict[str, Callable[..., Tensor]] = {
     "selu": F.selu,
     "gelu": F.gelu,
     "gelu(tanh)": partial(F.gelu, approximate="tanh"),
-    "quick_gelu": partial(_swish, beta=1.702),
-    "silu": F.silu,
+    "quick_gelu": _quick_gelu,
+    "silu": _silu,
     "mish": F.mish,
     "hardswish": F.hardswish,
     "tanh": torch.tanh,
@@ -82,22 +91,6 @@ GATES: dict[str, str] = {"glu": "sigmoid", "geglu": "gelu", "swiglu": "silu", "r
 KNOWN: tuple[str, ...] = (*FORMS, *GATES)
 """Every activation known by name, gates last: the rows of the table of all gains."""
 
-_ALIASES = {
-    "linear": "identity",
-    "swish": "silu",
-    "hswish": "hardswish",
-    "hsigmoid": "hardsigmoid",
-    "quickgelu1702": "quick_gelu",
-    "gelunew": "gelu(tanh)",
-    "gelufast": "gelu(tanh)",
-    "gelupytorchtanh": "gelu(tanh)",
-    "gelunone": "gelu",
-    "geluerf": "gelu",
-    "relusquared": "relu2",
-    "squaredrelu": "relu2",
-    "sine": "sin",
-}
-
 # The words torch.nn.init.calculate_gain accepts, by our name.
 TORCH_NAMES = {
     "identity": "linear",
@@ -109,33 +102,12 @@ TORCH_NAMES = {
 }
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
-
-
-_BY_PLAIN_NAME = {_plain(name): name for name in KNOWN} | _ALIASES
+_BY_PLAIN_NAME = {plain(name): name for name in KNOWN} | ALIASES
 
 
 def canonical_name(name: str) -> str | None:
     """The library's spelling of ``name`` (``"LogSigmoid"``, ``"relu^2"``, ``"swish"`` ...), or ``None``."""
-    return _BY_PLAIN_NAME.get(_plain(name))
-
-
-def parse(spec: str) -> tuple[str, tuple[float, ...]] | None:
-    """Split ``"leaky_relu(0.2)"`` into the library's name and its numbers; ``None`` when it is not that.
-
-    Torch's own prefixes (``nn.``, ``F.``, ``torch.``) are taken off.
-    """
-    spec = re.sub(r"^\s*(torch\.)?(nn\.)?(functional\.|F\.)?", "", spec)
-    if whole := canonical_name(spec):
-        return whole, ()
-    match = re.fullmatch(r"\s*([\w^]+)\s*\(([^()]*)\)\s*", spec)
-    if not match or not (name := canonical_name(match[1])) or name not in FORMS:
-        return None
-    try:
-        return name, tuple(float(part.split("=")[-1]) for part in match[2].split(",") if part.strip())
-    except ValueError:
-        return None
+    return _BY_PLAIN_NAME.get(plain(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,12 +128,14 @@ class _Candidate:
 def recognise(fn: Function, x: Tensor, *, tolerance: float) -> Match | None:
     """Name ``fn`` by its values at ``x`` of shape (n,); ``None`` when it is no known activation.
 
-    ``tolerance`` is relative to ``1 + |x|``. A known activation times a constant is named with the constant.
+    ``tolerance`` is relative to ``1 + |x|``, and to the largest value of a function that stays below 1. A known
+    activation times a constant is named with the constant.
     """
     y = fn(x)
     allowed = tolerance * (1 + x.abs())
+    largest = float(y.abs().max().clamp(max=1))
 
-    def agrees(other: Tensor, scale: float = 1.0) -> bool:
+    def agrees(other: Tensor, scale: float = largest) -> bool:
         return bool(((y - other).abs() <= allowed * max(scale, 1e-30)).all())
 
     if not bool(torch.isfinite(y).all()):

@@ -5,6 +5,8 @@ torch is imported when a function is first evaluated, not with this module.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,6 @@ from initaudit.errors import UnknownActivationError
 from initaudit.records import Activation
 from initaudit.theory.evaluate import Evaluator, check_elementwise, quiet_torch
 from initaudit.theory.gains import (
-    Expectations,
     GainAnalysis,
     GateMoments,
     Moments,
@@ -26,6 +27,7 @@ from initaudit.theory.gains import (
 from initaudit.theory.quadrature import WIDE_REACH, tabulate
 from initaudit.theory.resolve import ResolvedActivation, Spec, resolve_activation
 from initaudit.theory.saturation import FlatEnds, flat_ends_of
+from initaudit.theory.spelling import plain
 
 if TYPE_CHECKING:
     from initaudit.theory.activations import Match
@@ -37,6 +39,7 @@ __all__ = [
     "flat_ends",
     "gain",
     "is_elementwise",
+    "moments_of",
     "resolve_activation",
     "saturation_bounds",
 ]
@@ -51,40 +54,72 @@ def is_elementwise(fn: Spec) -> bool:
     return True
 
 
-def analyse(spec: Spec) -> GainAnalysis:
+def analyse(spec: Spec | ResolvedActivation) -> GainAnalysis:
     """Gains, fixed points and stability of an activation, by quadrature in float64.
 
-    Raises ``UnknownActivationError`` for what cannot be found, evaluated, differentiated, or is not elementwise.
+    What is given by name keeps that name, and ``same_as`` is then the known activation that it is. Raises
+    ``UnknownActivationError`` for what cannot be found or evaluated, is not elementwise, or has no second moment.
     """
-    resolved = resolve_activation(spec)
-    evaluator = Evaluator(resolved)
-    check_elementwise(evaluator)
-    try:
-        inner = _wide_moments(evaluator)
-    except ValueError as error:
-        raise UnknownActivationError(
-            f"{resolved.name} has no gain: it is {error}, and it must be finite for every input"
-        ) from error
-    moments: Moments = GateMoments(inner) if resolved.gate else inner
-    match = _recognise(evaluator) if _has_one_curve(resolved) else None
+    named = isinstance(spec, (str, ResolvedActivation))
+    resolved = spec if isinstance(spec, ResolvedActivation) else resolve_activation(spec)
+    evaluator, moments = _moments(resolved, wide_moments)
+    match = _recognise(evaluator) if _has_one_curve(evaluator) else None
     torch_name = match.torch_name if match else None
     slope = match.negative_slope if match else None
     return analyse_moments(
-        resolved.name if isinstance(spec, str) or match is None else match.name,
+        resolved.name if named or match is None else match.name,
         moments,
         torch_name=torch_name,
         torch_gain=_torch_gain(torch_name, slope),
         negative_slope=slope,
+        same_as=match.name if named and match and not _is_name_of(resolved.name, match.name) else None,
     )
 
 
-def _wide_moments(evaluator: Evaluator) -> TabulatedMoments:
+def _is_name_of(given: str, known: str) -> bool:
+    """Whether ``"torch.nn:LeakyReLU(0.2)"`` says the same as ``"leaky_relu"``."""
+    from initaudit.theory.activations import canonical_name
+
+    here, there = (name.rpartition(":")[2].partition("(")[0] for name in (given, known))
+    return plain(here) == plain(there) or canonical_name(here) == canonical_name(there) is not None
+
+
+def moments_of(spec: Spec | ResolvedActivation) -> Moments:
+    """Expectations over ``N(0, q)`` of an activation and its derivative; raises ``UnknownActivationError``."""
+    return _moments(spec if isinstance(spec, ResolvedActivation) else resolve_activation(spec), wide_moments)[1]
+
+
+def _moments(
+    resolved: ResolvedActivation, tabulated: Callable[[Evaluator], TabulatedMoments]
+) -> tuple[Evaluator, Moments]:
+    evaluator = Evaluator(resolved)
+    check_elementwise(evaluator)
+    try:
+        inner = tabulated(evaluator)
+    except ValueError as error:
+        raise UnknownActivationError(
+            f"{resolved.name} has no gain: it, or a power of it, is {error}, and it must be finite for every input"
+        ) from error
+    if math.isinf(inner.at(1.0).second_moment):
+        raise UnknownActivationError(
+            f"{resolved.name} has no gain: E[phi(z)^2] does not converge. It has a pole, grows faster than "
+            "exp(z^2/4), or oscillates faster than quadrature can follow"
+        )
+    return evaluator, GateMoments(inner) if resolved.gate else inner
+
+
+def _unit_moments(evaluator: Evaluator) -> TabulatedMoments:
+    """Moments for ``q = 1``, which is all that the two gains need."""
+    return TabulatedMoments(tabulate(evaluator.rows, tolerance=evaluator.tolerance))
+
+
+def wide_moments(evaluator: Evaluator) -> TabulatedMoments:
     """Moments for every q, or for q near 1 alone where the function overflows far out."""
     ends = np.array([-WIDE_REACH, WIDE_REACH])
     with np.errstate(all="ignore"):
         if np.isfinite(evaluator.rows(ends)).all():
             return tabulate_moments(evaluator.rows, tolerance=evaluator.tolerance)
-        return TabulatedMoments(tabulate(evaluator.rows, tolerance=evaluator.tolerance))
+        return _unit_moments(evaluator)
 
 
 def _torch_gain(torch_name: str | None, negative_slope: float | None) -> float | None:
@@ -105,7 +140,7 @@ def gain(activation: Spec, *, backward: bool = False) -> float:
     >>> round(gain("relu"), 4)
     1.4142
     """
-    _, unit = _unit_expectations(resolve_activation(activation))
+    unit = _moments(resolve_activation(activation), _unit_moments)[1].at(1.0)
     return inverse_root(unit.derivative_second_moment if backward else unit.second_moment)
 
 
@@ -129,9 +164,10 @@ def describe(fn: Spec, *, device: str | None = None) -> Activation:
     Raises ``UnknownActivationError`` for what is not elementwise or cannot be evaluated.
     """
     resolved = _on(fn, device)
-    evaluator, unit = _unit_expectations(resolved)
+    evaluator, moments = _moments(resolved, _unit_moments)
+    unit = moments.at(1.0)
     gains = inverse_root(unit.second_moment), inverse_root(unit.derivative_second_moment)
-    if not _has_one_curve(resolved):
+    if not _has_one_curve(evaluator):
         return Activation(resolved.name.lower(), *gains)
     match = _recognise(evaluator)
     ends = flat_ends_of(evaluator)
@@ -165,19 +201,6 @@ def _on(fn: Spec, device: str | None) -> ResolvedActivation:
     return resolved if device is None else replace(resolved, device=device)
 
 
-def _has_one_curve(resolved: ResolvedActivation) -> bool:
+def _has_one_curve(evaluator: Evaluator) -> bool:
     """False for a gate, a slope per channel or a random slope: no single curve to recognise."""
-    return not resolved.gate and resolved.channels == 1 and resolved.slopes is None
-
-
-def _unit_expectations(resolved: ResolvedActivation) -> tuple[Evaluator, Expectations]:
-    """Expectations at ``q = 1``, which is all that the two gains need."""
-    evaluator = Evaluator(resolved)
-    check_elementwise(evaluator)
-    try:
-        inner = TabulatedMoments(tabulate(evaluator.rows, tolerance=evaluator.tolerance))
-    except ValueError as error:
-        raise UnknownActivationError(
-            f"{resolved.name} has no gain: it is {error}, and it must be finite for every input"
-        ) from error
-    return evaluator, (GateMoments(inner) if resolved.gate else inner).at(1.0)
+    return not evaluator.resolved.gate and not evaluator.layout and evaluator.resolved.slopes is None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -104,16 +105,26 @@ def fan_in_and_fan_out(module: nn.Module, name: str = "weight") -> Fans:
     layers and ``MultiheadAttention`` count one gate, or one of q, k, v, at a time. Embeddings copy a row, so
     fan_in is 1 (per row, in an EmbeddingBag). ``Bilinear``'s fan_out is that towards its first input. Layers
     outside torch are recognised by structure: in_features/out_features, in_channels/out_channels, or ``nf`` (GPT-2's
-    Conv1D, whose weight is (in, out)). Raises ``UnknownLayerError`` for norms, biases, and weights not yet made.
+    Conv1D, whose weight is (in, out)). What a parametrization makes the weight of (``weight_v``, ``weight_orig``,
+    ``parametrizations.weight.original``) has the fans of that weight. Raises ``UnknownLayerError`` for norms, biases,
+    weights not yet made, and bare parameters, whose fans only their use tells.
     """
-    path, _, leaf = name.rpartition(".")
+    path, _, leaf = _weight_behind(name).rpartition(".")
     if path:
         try:
             module = module.get_submodule(path)
         except AttributeError as error:
             raise UnknownLayerError(f"{type(module).__name__} has no part {path!r}: {error}") from error
+    for suffix in ("_orig", "_v"):
+        if leaf.endswith(suffix) and hasattr(module, leaf.removesuffix(suffix)):
+            leaf = leaf.removesuffix(suffix)
     shape = _weight_shape(module, leaf)
     fans = _fans_by_class(module, leaf, shape) or _fans_by_structure(module, leaf, shape)
+    if fans is None and len(shape) > 1:
+        raise UnknownLayerError(
+            f"{type(module).__name__}.{leaf} of shape {list(shape)} has no fans that its module tells: "
+            "they follow from what it is multiplied with. `initaudit.audit(model, inputs).layers` has those of its use."
+        )
     if fans is None:
         raise UnknownLayerError(
             f"{type(module).__name__}.{leaf} of shape {list(shape)} has no fans: expected the weight of a linear, "
@@ -121,6 +132,11 @@ def fan_in_and_fan_out(module: nn.Module, name: str = "weight") -> Fans:
             "(norm gains are 1, biases 0)."
         )
     return fans
+
+
+def _weight_behind(name: str) -> str:
+    """``"0.weight"`` for ``"0.parametrizations.weight.original1"``."""
+    return re.sub(r"(^|\.)parametrizations\.(\w+)\.original1?$", r"\1\2", name)
 
 
 def _weight_shape(module: nn.Module, name: str) -> Shape:

@@ -16,7 +16,17 @@ from typing import Protocol
 
 import numpy as np
 
-from initaudit.theory.quadrature import TOLERANCE, WIDE_REACH, WIDE_SCALES, Array, RowsFunction, Table, tabulate
+from initaudit.theory.quadrature import (
+    CONVERGED,
+    REACH,
+    TOLERANCE,
+    WIDE_REACH,
+    WIDE_SCALES,
+    Array,
+    RowsFunction,
+    Table,
+    tabulate,
+)
 
 _SMALLEST_Q, _LARGEST_Q = 1e-5, 100.0
 _NEUTRAL = 1e-6
@@ -34,7 +44,10 @@ class Expectations:
 
 
 class Moments(Protocol):
-    """Anything whose expectations over ``N(0, q)`` are known."""
+    """Anything whose expectations over ``N(0, q)`` are known, for ``q`` between the two ``limits``."""
+
+    @property
+    def limits(self) -> tuple[float, float]: ...
 
     def at(self, q: float) -> Expectations: ...
 
@@ -54,8 +67,8 @@ class FixedPoint:
     """Where the length map with this ``gain`` and no bias stands still.
 
     ``q`` is the fixed point nearest to 1, ``slope`` that of the map there, ``chi1`` the factor per layer of a
-    gradient's mean square there; all are ``None`` when no ``q`` in [1e-5, 100] is fixed. For ``NEUTRAL`` maps
-    every ``q`` may be fixed, and ``q`` is then 1.
+    gradient's mean square there; all are ``None`` when no ``q`` in [1e-5, 100] is fixed (in [1/16, 2], for a function
+    that overflows far out). For ``NEUTRAL`` maps every ``q`` may be fixed, and ``q`` is then 1.
     """
 
     gain: float
@@ -73,8 +86,8 @@ class GainAnalysis:
     ``backward_gain`` is ``1/sqrt(E[phi'^2])``; ``variance_gain`` is ``1/sqrt(Var[phi])``, right only with weight
     standardization (Brock et al. 2021, arXiv:2102.06171). ``kappa`` is ``E[phi^4]/E[phi^2]^2 - 1``, the
     finite-width constant. ``torch_gain`` is what ``torch.nn.init.calculate_gain(torch_name)`` answers,
-    ``None`` where it raises. A gate (GLU family) takes two independent halves and its backward
-    moment is the sum over both.
+    ``None`` where it raises. ``same_as`` is the known activation that one given by another name is. A gate (GLU
+    family) takes two independent halves and its backward moment is the sum over both.
     """
 
     name: str
@@ -92,17 +105,28 @@ class GainAnalysis:
     torch_fixed_point: FixedPoint | None = None
     negative_slope: float | None = None
     gate: bool = False
+    same_as: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TabulatedMoments:
-    """Moments of a function of one argument; the table's rows are phi, phi^2, phi'^2, phi^4."""
+    """Moments of a function of one argument; the table's rows are phi, phi^2, phi'^2, phi^4.
+
+    A moment whose integral does not converge is infinite.
+    """
 
     table: Table
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """All that was asked for of a wide table; near 1 for the narrow one of a function that overflows far out."""
+        reach = float(np.abs(self.table.x).max())
+        return (_SMALLEST_Q, _LARGEST_Q) if reach > REACH else (1 / 16, 2.0)
+
     def at(self, q: float) -> Expectations:
         """Expectations over ``N(0, q)``; ``q`` is a mean square."""
-        mean, second, derivative, fourth = (float(value) for value in self.table.expectation(q))
+        values = np.where(self.table.remainder > CONVERGED, math.inf, self.table.expectation(q))
+        mean, second, derivative, fourth = (float(value) for value in values)
         return Expectations(mean, second, derivative, fourth, float(self.table.variance_derivative(q)[1]))
 
 
@@ -111,6 +135,10 @@ class GateMoments:
     """Moments of ``a * phi(b)`` with independent ``a, b ~ N(0, q)``: everything factorizes."""
 
     inner: TabulatedMoments
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        return self.inner.limits
 
     def at(self, q: float) -> Expectations:
         """Expectations over two independent ``N(0, q)`` halves; the derivative moment sums over both."""
@@ -126,17 +154,13 @@ class GateMoments:
 
 def moment_rows(phi: Array, dphi: Array) -> Array:
     """The four rows that :class:`TabulatedMoments` wants, from values of shape (n,)."""
-    return np.stack([phi, phi**2, dphi**2, phi**4])
+    with np.errstate(over="ignore"):  # what overflows is told where the rows are used
+        return np.stack([phi, phi**2, dphi**2, phi**4])
 
 
 def tabulate_moments(rows: RowsFunction, *, tolerance: float = TOLERANCE) -> TabulatedMoments:
     """Tabulate moments for every ``q`` in [1e-5, 100]; raises ``ValueError`` where a value is not finite."""
     return TabulatedMoments(tabulate(rows, scales=WIDE_SCALES, reach=WIDE_REACH, tolerance=tolerance))
-
-
-def function_moments(phi: Callable[[Array], Array], dphi: Callable[[Array], Array]) -> TabulatedMoments:
-    """Moments of a vectorized numpy function and its derivative."""
-    return tabulate_moments(lambda x: moment_rows(phi(x), dphi(x)))
 
 
 def inverse_root(moment: float) -> float:
@@ -162,7 +186,8 @@ def fixed_point(moments: Moments, gain: float) -> FixedPoint:
 
     if not math.isfinite(gain):
         return FixedPoint(gain, None, None, None, Stability.DIVERGES)
-    grid = [float(v) for v in np.linspace(math.log(_SMALLEST_Q), math.log(_LARGEST_Q), 65)]
+    smallest, largest = moments.limits
+    grid = [float(v) for v in np.linspace(math.log(smallest), math.log(largest), 65)]
     growths = [growth(v) for v in grid]
     if abs(growth(0.0)) < 1e-11:
         root: float | None = 0.0
@@ -202,6 +227,7 @@ def analyse_moments(
     torch_name: str | None = None,
     torch_gain: float | None = None,
     negative_slope: float | None = None,
+    same_as: str | None = None,
 ) -> GainAnalysis:
     """All gains and fixed points of an activation whose moments are known."""
     unit = moments.at(1.0)
@@ -224,4 +250,5 @@ def analyse_moments(
         torch_fixed_point=None if torch_gain is None else fixed_point(moments, torch_gain),
         negative_slope=negative_slope,
         gate=isinstance(moments, GateMoments),
+        same_as=same_as,
     )

@@ -23,7 +23,8 @@ WIDE_REACH = 128.0
 WIDE_SCALES = (1 / 64, 1 / 8, 1.0, 8.0)
 TOLERANCE = 1e-11
 _NARROWEST = 1e-12
-_MOST_PANELS = 4096  # reached only by functions with rounding noise above the tolerance
+_MOST_PANELS = 16384  # reached only by what oscillates fast, or has rounding noise above the tolerance
+CONVERGED = 1e-2  # remainders of |x|^-0.5 are 6e-4, of the divergent 1/|x| 1e7, of exp(x^2/2) 0.3
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(ORDER)
 _ENDS = np.array([-1.0, 1.0]) * (1 - 1e-10)
@@ -42,11 +43,17 @@ def gaussian_density(x: Array, variance: float) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """k functions at n quadrature nodes: ``x`` and ``weights`` of shape (n,), ``values`` of shape (k, n)."""
+    """k functions at n quadrature nodes: ``x`` and ``weights`` of shape (n,), ``values`` of shape (k, n).
+
+    ``remainder``, shape (k,), bounds what is missing of each integral at standard deviation 1, relative to ``E|f|``:
+    what the last panels left open, and what lies in the outermost ones. It is above :data:`CONVERGED` where the
+    integral is infinite (a pole, growth like ``exp(x^2/2)``), or the function oscillates faster than can be followed.
+    """
 
     x: Array
     weights: Array
     values: Array
+    remainder: Array
 
     def expectation(self, variance: float = 1.0) -> Array:
         """``E[f(x)]``, x ~ N(0, variance), for each row: shape (k,)."""
@@ -70,7 +77,7 @@ def tabulate(
     """Tabulate ``rows`` so that its expectations at every standard deviation in ``scales`` are converged.
 
     ``tolerance`` is per panel, relative to ``E|f|``; at scales other than 1 a hundred times more is allowed.
-    Raises ``ValueError`` when a value within ``reach`` is not finite.
+    Raises ``ValueError`` that says where, when a value within ``reach`` is not finite.
     """
     edges = _first_edges(reach)
     left, right = edges[:-1], edges[1:]
@@ -79,6 +86,11 @@ def tabulate(
     total = _absolute_total(values, left, right, scales)
     done: list[tuple[Array, Array, Array]] = []
     accepted = 0
+    unit = scales.index(1.0)
+    outermost = np.isin(np.abs(left), edges[-1]) | np.isin(right, edges[-1])
+    missing = np.abs(_integrals(values[..., outermost, :], left[outermost], right[outermost], scales)[unit]).sum(
+        axis=-1
+    )
     while left.size:
         middle = (left + right) / 2
         half_left = np.stack([left, middle], axis=1).ravel()
@@ -86,8 +98,11 @@ def tabulate(
         half_values = _evaluate(rows, half_left, half_right)
         error = _error(values, left, right, half_values, half_left, half_right, scales)
         converged = (error <= limits * total).all(axis=(0, 1)) | (right - left < _NARROWEST)
+        given_up = (error > limits * total).any(axis=(0, 1)) & (right - left < _NARROWEST)
         if accepted + half_left.size > _MOST_PANELS:
+            given_up |= ~converged
             converged[:] = True
+        missing += error[unit][:, given_up].sum(axis=-1)
         done.append((left[converged], right[converged], values[:, converged, :ORDER]))
         accepted += int(converged.sum())
         keep = np.repeat(~converged, 2)
@@ -99,6 +114,7 @@ def tabulate(
         x=_points(left, right)[:, :ORDER].ravel(),
         weights=((right - left)[:, None] / 2 * _WEIGHTS).ravel(),
         values=flat.reshape(flat.shape[0], -1),
+        remainder=missing / np.maximum(total[unit, :, 0], 1e-300),
     )
 
 
@@ -128,10 +144,27 @@ def _evaluate(rows: RowsFunction, left: Array, right: Array) -> Array:
     points = _points(left, right)
     values = rows(points.ravel())
     if not np.isfinite(values).all():
-        at = points.ravel()[~np.isfinite(values).all(axis=0)]
-        raise ValueError(f"not finite at x = {at[np.argmin(np.abs(at))]:.3g}")
+        finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(values).all(axis=0))
+        raise ValueError(_where(points.ravel(), finite))
     shaped: Array = values.reshape(values.shape[0], *points.shape)
     return shaped
+
+
+def _where(x: Array, finite: npt.NDArray[np.bool_]) -> str:
+    """``"not finite for x < 0"``, or at which ``x`` it is not."""
+    if not finite.any():
+        return "not finite anywhere"
+    broken = np.sort(x[~finite])
+    low, high = x[finite].min(), x[finite].max()
+    if broken[-1] < low:
+        return f"not finite for x < {_rounded(broken[-1])}"
+    if broken[0] > high:
+        return f"not finite for x > {_rounded(broken[0])}"
+    return f"not finite at x = {_rounded(broken[np.argmin(np.abs(broken))])}"
+
+
+def _rounded(x: float) -> str:
+    return "0" if abs(x) < 1e-9 else f"{x:.3g}"
 
 
 def _densities(left: Array, right: Array, scales: tuple[float, ...]) -> Array:

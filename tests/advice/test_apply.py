@@ -202,7 +202,7 @@ def test_norm_gains_that_were_drawn_are_set_to_one_everywhere() -> None:
 def test_settings_are_carried_out_weights_before_what_follows_from_them() -> None:
     model = nn.Sequential(nn.Linear(16, 16))
     settings = [
-        Setting("0.bias", "centre", value=0.5),
+        Setting("0.bias", "centre", value=0.5, of="0.weight"),
         Setting("0.weight", "orthogonal_", "gain=2.0", 0.5),
     ]
     changed = apply_(model, settings, generator=torch.Generator().manual_seed(0))

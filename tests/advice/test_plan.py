@@ -1,6 +1,7 @@
 """Plans from real traces: what is set at which reach, with which gain, and what is left alone."""
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from initaudit import audit
+from initaudit.advice.apply import apply_
 from initaudit.advice.plan import Planner, Reach
 from initaudit.advice.settings import Setting
 from initaudit.records import Finding, Severity
@@ -114,8 +116,49 @@ def test_gains_of_zero_that_are_meant_stay_but_not_where_all_are() -> None:
     assert "norms.3.weight" in plan(model, vectors(), meant)
 
 
-def test_weights_that_are_computed_are_left_alone() -> None:
-    model = nn.Sequential(*[nn.utils.parametrizations.weight_norm(nn.Linear(64, 64)) for _ in range(3)])
+NORMED = {
+    "old": nn.utils.weight_norm,
+    "new": nn.utils.parametrizations.weight_norm,
+    "whole": lambda layer: nn.utils.parametrizations.weight_norm(layer, dim=None),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+@pytest.mark.parametrize("kind", NORMED)
+def test_under_weight_norm_the_direction_is_drawn_and_its_length_follows(kind: str) -> None:
+    model = nn.Sequential(*[part for _ in range(3) for part in (NORMED[kind](nn.Linear(64, 64)), nn.ReLU())])
+    found = plan(model, vectors())
+    (direction, length), *others = [
+        [name for name in found if name.startswith(f"{i}.") and "bias" not in name] for i in (0, 2, 4)
+    ]
+    assert len(others) == 2
+    assert (found[direction].scheme, found[direction].value) == ("kaiming_normal_", pytest.approx(2**0.5 / 8))
+    assert (found[length].scheme, found[length].of) == ("length", direction)
+    apply_(model, found.values())
+    assert model[2].weight.std().item() == pytest.approx(2**0.5 / 8, rel=0.05) or kind == "old"
+    model(vectors())
+    assert model[2].weight.std().item() == pytest.approx(2**0.5 / 8, rel=0.05)
+
+
+@pytest.mark.parametrize("normed", [nn.utils.spectral_norm, nn.utils.parametrizations.spectral_norm])
+def test_what_spectral_norm_scales_away_is_no_gain(normed: Callable[[nn.Module], nn.Module]) -> None:
+    """With singular values that are all one nothing is lost but what the activation takes."""
+    model = nn.Sequential(*[part for _ in range(3) for part in (normed(nn.Linear(64, 64)), nn.ReLU())])
+    found = plan(model, vectors())
+    assert [s.scheme for name, s in found.items() if "bias" not in name] == ["orthogonal_"] * 3
+    apply_(model, found.values())
+    model(vectors())
+    assert model[2].weight.square().mean().sqrt().item() == pytest.approx(1 / 8, rel=1e-3)
+
+
+def test_weights_of_another_parametrization_are_left_alone() -> None:
+    class Symmetric(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.triu() + x.triu(1).transpose(-1, -2)
+
+    model = nn.Sequential(*[nn.Linear(64, 64) for _ in range(3)])
+    for layer in model:
+        nn.utils.parametrize.register_parametrization(layer, "weight", Symmetric())
     assert not any("weight" in name for name in plan(model, vectors()))
 
 

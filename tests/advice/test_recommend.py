@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import initaudit
 from initaudit.advice.recommend import advise
 from initaudit.records import Activation
 from tests.advice.layers import GELU, LEAKY, RELU, SELU, SIGMOID, TANH, layer_of
@@ -150,3 +151,14 @@ def test_std_is_gain_over_the_root_of_the_fan(
     fan = (fan_in + fan_out) / 2 if mean_of_fans else fan_in
     assert advice.std == pytest.approx(gain / math.sqrt(fan), rel=1e-9)
     assert advice.std == pytest.approx(gain / math.sqrt(fan_in), rel=0.15 if mean_of_fans else 1e-9)
+
+
+@pytest.mark.parametrize(("mode", "std"), [("sum", 1 / math.sqrt(20)), ("mean", math.sqrt(20))])
+def test_a_bag_of_rows_is_a_sum_of_them(mode: str, std: float) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.EmbeddingBag(2000, 64, mode=mode))
+    tokens = torch.randint(2000, (64, 20))
+    advice = advise(initaudit.audit(model, tokens).layers[0])
+    assert advice.std == pytest.approx(std)
+    run(advice.code, model[0])
+    assert model(tokens).square().mean().item() == pytest.approx(1, rel=0.1)

@@ -184,3 +184,18 @@ def test_normalization_written_by_hand_is_no_activation() -> None:
     assert by_fqn(report)["a"].nonlinearity is None
     assert report.trace is not None
     assert any(op.role.value == "norm" for op in report.trace.ops)
+
+
+@pytest.mark.parametrize("activation", [nn.Hardtanh(), nn.Hardtanh(-0.5, 2.0), nn.Hardtanh(min_val=-2, max_val=2)])
+def test_the_flat_ends_of_hardtanh_are_those_it_was_given(activation):
+    layer, x = nn.Linear(8, 64), randn(64, 8)
+    with torch.no_grad():
+        out = activation(layer(x))
+    flat = (out <= activation.min_val) | (out >= activation.max_val)
+    call = initaudit.audit(nn.Sequential(layer, activation), x).layers[0].calls[0]
+    assert call.activation.saturated == pytest.approx(flat.float().mean().item())
+
+
+def test_relu6_is_no_saturating_function():
+    call = initaudit.audit(nn.Sequential(nn.Linear(8, 64), nn.ReLU6()), randn(64, 8)).layers[0].calls[0]
+    assert call.activation.saturated is None

@@ -173,6 +173,17 @@ def test_other_precisions(dtype: torch.dtype) -> None:
         assert init_of(initialize(weight).to(dtype)) == right
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(16, 4096), (4096, 64), (3, 2000), (2, 5000)])
+def test_long_rows_that_are_nearly_orthogonal_by_chance_are_no_orthogonal_matrix(
+    dtype: torch.dtype, shape: tuple[int, int]
+) -> None:
+    draw = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.02
+    assert "normal" in init_of(draw.to(dtype))
+    torch.manual_seed(0)
+    assert init_of(nn.init.orthogonal_(torch.empty(shape)).to(dtype)) == "orthogonal"
+
+
 @settings(max_examples=60, deadline=None)
 @given(scale=st.floats(1e-4, 1e3), seed=st.integers(0, 2**31), uniform=st.booleans())
 def test_the_law_does_not_depend_on_the_scale(scale: float, seed: int, uniform: bool) -> None:

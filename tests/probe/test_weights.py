@@ -168,4 +168,6 @@ def test_tensors_looked_at_together_are_seen_as_if_alone() -> None:
 
 def test_rows_that_may_be_orthogonal_are_told_from_those_that_are_not() -> None:
     draw, turned = torch.randn(64, 48), nn.init.orthogonal_(torch.empty(64, 48))
-    assert [seen.orthogonal for seen in look([draw, turned, turned.T, draw.flatten()])] == [False, True, True, False]
+    tall, wide, doubled = (pytest.approx(gain, rel=1e-5) for gain in (1.0, 1.0, 2.0))
+    seen = look([draw, turned, turned.T, 2 * turned, draw.flatten()])
+    assert [s.orthogonal for s in seen] == [None, tall, wide, doubled, None]

@@ -87,7 +87,7 @@ def test_the_head_and_the_summary(reports: list[Report]) -> None:
     document = parse(render_json(reports))
     assert document["schema_version"] == 1
     assert document["tool"]["name"] == "initaudit"
-    assert document["environment"] == {"torch": "2.13.0", "device": "cpu", "dtype": "float32", "seed": 0}
+    assert document["environment"] == {"torch": "2.13.0", "device": "cpu", "dtype": "float32", "seed": 0, "ranks": 1}
     assert document["summary"] == {
         "passed": 2,
         "failed": 1,
@@ -179,7 +179,7 @@ def test_a_model_that_did_not_run(make: ModuleType) -> None:
 def test_without_any_report_the_environment_is_unknown() -> None:
     document = parse(render_json([]))
     assert faults(document, SCHEMA) == []
-    assert document["environment"] == {"torch": None, "device": None, "dtype": None, "seed": None}
+    assert document["environment"] == dict.fromkeys(["torch", "device", "dtype", "seed", "ranks"])
 
 
 def test_a_report_gives_its_own_json(make: ModuleType) -> None:

@@ -241,3 +241,50 @@ def test_a_gain_of_zero_that_empties_the_output_is_the_root_of_what_follows() ->
     assert (findings[0].fqn, findings[0].root_cause) == ("norm", True)
     assert findings[0].severity.value != "note"
     assert not [f for f in findings[1:] if f.root_cause and f.severity.value == "error"]
+
+
+class Sigmoids(nn.Module):
+    """Layers whose biases take off the mean of the sigmoid before them, but for the first, which has none before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(256, 256) for _ in range(8))
+        with torch.no_grad():
+            for i, layer in enumerate(self.layers):
+                nn.init.normal_(layer.weight, std=(4.72 if i else 1.0) / 16)
+                layer.bias.copy_(-0.5 * layer.weight.sum(1) if i else torch.zeros(256))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = torch.sigmoid(layer(x))
+        return x
+
+
+def odd_of(model: nn.Module) -> list[str]:
+    return [f.fqn for f in initaudit.audit(model, torch.randn(16, 256)).findings if f.code == "IA503"]
+
+
+def test_a_first_layer_may_differ_since_its_input_has_passed_no_activation() -> None:
+    assert not odd_of(Sigmoids())
+
+
+@torch.no_grad()
+def leave_at_default(layer: nn.Linear) -> None:
+    layer.reset_parameters()
+
+
+@pytest.mark.parametrize(
+    ("place", "fault"),
+    [
+        (0, leave_at_default),
+        (0, lambda layer: layer.weight.data.mul_(10)),
+        (0, lambda layer: layer.bias.data.normal_(0, 0.5)),
+        (4, lambda layer: layer.bias.data.mul_(0.3)),
+        (4, lambda layer: layer.weight.data.mul_(0.05)),
+    ],
+)
+def test_what_rules_do_not_allow_is_odd_in_a_first_layer_too(place: int, fault: Callable[[nn.Linear], object]) -> None:
+    model = Sigmoids()
+    fault(model.layers[place])
+    assert odd_of(model) == [f"layers.{place}"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from initaudit.target import transformers_inputs
 from initaudit.target.inputs import candidate_inputs
 
 transformers = pytest.importorskip("transformers")
@@ -75,6 +76,12 @@ def test_tokens_are_no_padding_and_no_specials():
 def test_a_short_model_gets_a_short_text():
     model = transformers.BertModel(transformers.BertConfig(**{**TEXT, "max_position_embeddings": 12}))
     assert first_that_runs(model).describe() == "input_ids=int64[8,10]"
+
+
+def test_a_large_model_gets_fewer_samples(monkeypatch):
+    monkeypatch.setattr(transformers_inputs, "_LARGE", 10_000)
+    model = transformers.BertModel(transformers.BertConfig(**TEXT))
+    assert first_that_runs(model).describe() == "input_ids=int64[4,32]"
 
 
 class Wrapper(nn.Module):

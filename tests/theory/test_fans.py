@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import initaudit
 from initaudit.errors import UnknownLayerError
@@ -233,3 +234,63 @@ def test_torchs_fans(shape: tuple[int, ...]) -> None:
 
 def test_torch_has_no_fans_for_a_vector() -> None:
     assert torch_fans((5,)) is None
+
+
+def depthwise() -> nn.Conv2d:
+    return nn.Conv2d(32, 32, 3, groups=32)
+
+
+TORCH_MISLEADS: list[tuple[nn.Module, str, tuple[int, int], tuple[float, float]]] = [
+    # what torch reads off the shape, and what is right
+    (nn.Linear(64, 128), "weight", (64, 128), (64, 128)),
+    (nn.Conv2d(16, 32, 3), "weight", (144, 288), (144, 288)),
+    (nn.Conv2d(16, 32, 3, 2), "weight", (144, 288), (144, 72)),
+    (nn.Conv2d(16, 32, 3, dilation=2), "weight", (144, 288), (144, 288)),
+    (nn.Conv2d(16, 32, 3, groups=4), "weight", (36, 288), (36, 72)),
+    (depthwise(), "weight", (9, 288), (9, 9)),
+    (nn.ConvTranspose2d(16, 32, 4, 2), "weight", (512, 256), (64, 512)),
+    (nn.ConvTranspose2d(16, 32, 4, 2, groups=4), "weight", (128, 256), (16, 128)),
+    (nn.Bilinear(32, 48, 64), "weight", (1536, 3072), (1536, 3072)),
+    (nn.Embedding(1000, 64), "weight", (64, 1000), (1, 64)),
+    (Conv1D(256, 64), "weight", (256, 64), (64, 256)),
+    (nn.LSTM(64, 128), "weight_ih_l0", (64, 512), (64, 128)),
+    (nn.GRU(64, 128), "weight_hh_l0", (128, 384), (128, 128)),
+    (nn.MultiheadAttention(64, 4), "in_proj_weight", (64, 192), (64, 64)),
+]
+
+
+@pytest.mark.parametrize(("layer", "name", "by_shape", "fans"), TORCH_MISLEADS, ids=lambda v: type(v).__name__)
+def test_where_the_shape_misleads(
+    layer: nn.Module, name: str, by_shape: tuple[int, int], fans: tuple[float, float]
+) -> None:
+    assert nn.init._calculate_fan_in_and_fan_out(getattr(layer, name)) == by_shape
+    assert fan_in_and_fan_out(layer, name) == fans
+
+
+def test_the_part_of_a_parametrized_weight_has_its_fans() -> None:
+    new = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)))
+    assert fan_in_and_fan_out(new, "0.parametrizations.weight.original1") == (6, 4)
+    spectral = nn.utils.parametrizations.spectral_norm(nn.Conv2d(4, 8, 3))
+    assert fan_in_and_fan_out(spectral, "parametrizations.weight.original") == (36, 72)
+    pruned = nn.Linear(6, 4)
+    prune.identity(pruned, "weight")  # type: ignore[no-untyped-call]
+    assert fan_in_and_fan_out(pruned, "weight_orig") == (6, 4)
+    old = nn.Linear(6, 4)
+    old.weight_v = nn.Parameter(old.weight.detach().clone())
+    assert fan_in_and_fan_out(old, "weight_v") == (6, 4)
+
+
+def test_a_bare_parameter_is_known_by_its_use_alone() -> None:
+    class Experts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(8, 64, 32))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.einsum("ecd,edh->ech", x, self.w)
+
+    experts = Experts()
+    with pytest.raises(UnknownLayerError, match=r"follow from what it is multiplied with.*audit"):
+        fan_in_and_fan_out(experts, "w")
+    (layer,) = initaudit.audit(experts, torch.randn(8, 4, 64)).layers
+    assert (layer.fan_in, layer.fan_out) == (64, 32)

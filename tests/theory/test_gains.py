@@ -1,6 +1,7 @@
 """The pure recursion: length maps, fixed points and chi_1 against closed forms and published points."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -14,9 +15,15 @@ from initaudit.theory.gains import (
     analyse_moments,
     chi1,
     fixed_point,
-    function_moments,
     length_map,
+    moment_rows,
+    tabulate_moments,
 )
+from initaudit.theory.quadrature import Array
+
+
+def function_moments(phi: Callable[[Array], Array], dphi: Callable[[Array], Array]) -> TabulatedMoments:
+    return tabulate_moments(lambda x: moment_rows(phi(x), dphi(x)))
 
 
 def leaky(slope: float) -> TabulatedMoments:

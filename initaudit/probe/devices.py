@@ -1,0 +1,33 @@
+"""Reading a number from a device waits until it has done all that it was given to do, and so does writing one there.
+
+An audit that did either at each layer would make an accelerator wait for Python. So what is measured stays on its
+device until the end of the run; only the memory of the host is read at once, where that saves work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def answers_at_once(device: torch.device) -> bool:
+    """Whether numbers on ``device`` can be read without waiting."""
+    return device.type == "cpu"
+
+
+def sent(values: Sequence[int] | Tensor, device: torch.device) -> Tensor:
+    """``values`` as int64 on ``device``, without waiting until they are there."""
+    held = values if isinstance(values, Tensor) else torch.tensor(values, dtype=torch.int64, device="cpu")
+    return held.to(device, non_blocking=True)
+
+
+def any_nonzero(flags: Sequence[Tensor]) -> list[bool]:
+    """Of scalars on any devices, which are not zero: one transfer per device."""
+    found = [False] * len(flags)
+    for device in {flag.device for flag in flags}:
+        mine = [i for i, flag in enumerate(flags) if flag.device == device]
+        for i, value in zip(mine, torch.stack([flags[i] != 0 for i in mine]).tolist(), strict=True):
+            found[i] = value
+    return found

@@ -1,0 +1,103 @@
+"""Which processes audit a model together, and what each of them feeds it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from initaudit.errors import AuditError, UsageError
+from initaudit.probe import shards
+from initaudit.probe.ranks import Ranks, gather, tensor_sums
+from initaudit.probe.tape import tensors_in
+from initaudit.target.inputs import Inputs
+from initaudit.target.tree import map_tensors
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model out of the wrappers of torch.compile and DistributedDataParallel.
+
+    The tape needs the calls themselves, and gradients are summed here so that the reducer's state stays what it was.
+    """
+    while True:
+        if isinstance(model, DistributedDataParallel):
+            model = model.module
+        elif (original := getattr(model, "_orig_mod", None)) is not None:
+            model = original
+        else:
+            return model
+
+
+def is_joinable() -> bool:
+    """Whether this process is one of a ``torch.distributed`` job."""
+    return bool(dist.is_available() and dist.is_initialized())
+
+
+def is_cut(model: nn.Module) -> bool:
+    """Whether this process holds only parts of parameters."""
+    return bool(shards.gathering(model)) or any(map(shards.is_shard, model.parameters()))
+
+
+def joined(model: nn.Module, distributed: bool | None) -> Ranks | None:
+    """The processes that audit ``model`` together, or ``None`` for this one alone.
+
+    ``distributed`` is the user's word; without it those processes do whose model is wrapped or cut for them. Every
+    process must ask at the same time.
+
+    Raises:
+        UsageError: what was asked for cannot be. AuditError: the processes do not fit together.
+    """
+    wrapped = isinstance(getattr(model, "_orig_mod", model), DistributedDataParallel)
+    cut = is_cut(model)
+    if any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()):
+        raise UsageError("FullyShardedDataParallel is not supported: audit before wrapping, or use fully_shard (FSDP2)")
+    if distributed is False:
+        if cut:
+            raise UsageError("distributed is False, but this process holds only a part of the model's parameters")
+        return None
+    if distributed is None and not wrapped and not cut:
+        return None
+    if not is_joinable():
+        raise UsageError(
+            "distributed is True, but there is no process group: call torch.distributed.init_process_group first"
+        )
+    group = getattr(getattr(model, "_orig_mod", model), "process_group", None)
+    if wrapped and group is not None and group.size() != dist.get_world_size():
+        raise AuditError(
+            "load",
+            f"DistributedDataParallel spans {group.size()} of {dist.get_world_size()} ranks; expected all of them, "
+            "since an audit is that of the whole job: audit the model before it is wrapped",
+        )
+    return Ranks(unwrapped(model))
+
+
+def share_of(inputs: Inputs, ranks: Ranks, *, is_whole: bool) -> Inputs:
+    """The rows of this process where ``inputs`` is the whole batch, else the inputs as they were given to it.
+
+    Raises:
+        UsageError: the batch cannot be shared out equally. AuditError: ranks that compute one replica together were
+            given different inputs.
+    """
+    tensors = [t for t in tensors_in((inputs.args, inputs.kwargs)) if t.dim()]
+    given = gather(None if is_whole else [tensor_sums(t) for t in tensors])
+    if len({mine is None for mine in given}) > 1:
+        raise UsageError("some ranks were given inputs and some were not; give all of them their shares, or none")
+    if not is_whole:
+        for group in ranks.replicas:
+            if any(given[rank] != given[group[0]] for rank in group):
+                raise AuditError(
+                    "input",
+                    f"ranks {group} compute one replica together, but were given different inputs; give all of them "
+                    "the same",
+                )
+        return inputs
+    if not tensors:
+        return inputs
+    batch = tensors[0].shape[0]
+
+    def rows(tensor: Tensor) -> Tensor:
+        return ranks.rows(tensor, batch)
+
+    return replace(inputs, args=map_tensors(inputs.args, rows), kwargs=map_tensors(inputs.kwargs, rows))

@@ -1,0 +1,256 @@
+"""The processes of a ``torch.distributed`` job that audit one model together.
+
+Under data parallelism each of them has a *replica* of the model and some rows of the batch. Under tensor parallelism
+several *members* compute one replica together, from the same rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from initaudit.errors import AuditError, UsageError
+from initaudit.probe import shards
+from initaudit.probe.whole import norm_and_check, norm_and_total
+
+_BUCKET = 1 << 22  # gradients summed at a time, so that a second copy of all is never there
+
+
+class _Named(Protocol):
+    name: str
+    scope: str
+    shape: tuple[int, ...]
+
+
+def gather(value: Any) -> list[Any]:
+    """The value of every rank, in their order."""
+    found: list[Any] = [None] * dist.get_world_size()
+    with _answered():
+        dist.all_gather_object(found, value)
+    return found
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # gloo's and nccl's own words for a process that has ended, or is too late
+        reason = str(error).splitlines()[0]
+        raise AuditError("load", f"another rank no longer answers; see what it says. ({reason})") from error
+
+
+def agree_on(value: Any) -> bool:
+    """Whether the value is the same on every rank, as its ``repr`` tells."""
+    return len(set(gather(sha256(repr(value).encode()).hexdigest()))) == 1
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What fails on one rank inside fails on all, so that none waits for another.
+
+    Raises:
+        AuditError: the ranks on which nothing failed tell what failed on another; its stage is that of the failure.
+    """
+    failure: BaseException | None = None
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        failure = error
+    told = failure and (getattr(failure, "stage", "load"), str(failure) or type(failure).__name__)
+    failures = gather(told)
+    if failure is not None:
+        raise failure
+    for rank, other in enumerate(failures):
+        if other is not None:
+            stage, message = other
+            # With a cause, as an error of the model's own has: inferred inputs are then tried in step.
+            raise AuditError(stage, f"rank {rank} failed: {message}") from RuntimeError(message)
+
+
+class Ranks:
+    """Who takes part; every process must make one for its replica of ``model`` at the same time.
+
+    Raises:
+        AuditError: the processes do not hold the same model, or not in equal parts.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        names = [(name, tuple(p.shape)) for name, p in model.named_parameters()]
+        if not agree_on(names):
+            raise AuditError("load", "the ranks hold different models: every rank must build the same one")
+        mine = shards.partners(model) or [self.rank]
+        self.replicas: list[list[int]] = sorted({tuple(group): group for group in gather(mine)}.values())
+        self.members = len(mine)
+        if sorted(rank for group in self.replicas for rank in group) != list(range(self.size)):
+            raise AuditError(
+                "load",
+                f"the ranks do not fall into equal groups that share one replica: {self.replicas}; expected every one "
+                f"of {self.size} ranks in one group",
+            )
+        self.replica = self.replicas.index(mine)
+        self.member = mine.index(self.rank)
+
+    def __len__(self) -> int:
+        """The number of replicas, which is that of the shares of the batch."""
+        return len(self.replicas)
+
+    # -- what all must know ----------------------------------------------------------------------------------------
+
+    def add_up(self, tensor: Tensor) -> None:
+        """Put in place of ``tensor`` its sum over all ranks."""
+        with _answered():
+            dist.all_reduce(tensor)
+
+    def same_calls(self, nodes: Sequence[_Named], model: nn.Module) -> None:
+        """Raise AuditError where ranks ran different calls, or hold different values in what is no shard."""
+        calls = [(node.name, node.scope, len(node.shape)) for node in nodes]
+        if not agree_on(calls):
+            every = gather(calls)
+            at = next(i for i in range(max(map(len, every))) if len({_at(found, i) for found in every}) > 1)
+            other = next(rank for rank, found in enumerate(every) if _at(found, at) != _at(every[0], at))
+            raise AuditError(
+                "forward",
+                f"the ranks ran different calls: number {at} is {_told(every[0], at)} on rank 0 and "
+                f"{_told(every[other], at)} on rank {other}; give every rank inputs of one kind",
+            )
+        values = {name: tensor_sums(p) for name, p in model.named_parameters() if not shards.is_shard(p)}
+        if not agree_on(values):
+            found = gather(values)
+            name = next(n for n in values if len({str(other[n]) for other in found}) > 1)
+            raise AuditError(
+                "load",
+                f"{name} has other values on some ranks; seed every rank alike or wrap the model in "
+                "DistributedDataParallel, which copies the values of rank 0",
+            )
+
+    # -- shares of the batch ---------------------------------------------------------------------------------------
+
+    def rows(self, tensor: Tensor, batch: int) -> Tensor:
+        """The rows of this rank's replica, of a tensor that holds ``batch`` samples; any other tensor is left whole.
+
+        Raises:
+            UsageError: the samples cannot be shared out equally.
+        """
+        if not tensor.dim() or tensor.shape[0] != batch:
+            return tensor
+        if batch % len(self):
+            raise UsageError(
+                f"a batch of {batch} samples cannot be shared out equally among {len(self)} ranks; "
+                f"give inputs with a multiple of {len(self)} samples"
+            )
+        share = batch // len(self)
+        return tensor[self.replica * share : (self.replica + 1) * share]
+
+    # -- gradients of parameters -----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def parameter_gradients(self, model: nn.Module) -> dict[str, tuple[float, int]]:
+        """``(rms, number of non-finite)`` of the gradients of the whole batch by name; they are freed.
+
+        Each ``grad`` is that of this rank's rows, or where ``fully_shard`` has reduced it the mean over the replicas.
+        """
+        reduced = {id(p) for module in shards.gathering(model) for p in module.parameters() if shards.is_shard(p)}
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        found: dict[str, Tensor] = {}
+        bucket: list[tuple[str, nn.Parameter]] = []
+        size = 0
+        for name, p in named:
+            if id(p) in reduced:
+                found[name] = self._told(p, p.grad, times=len(self))
+                p.grad = None
+                continue
+            bucket.append((name, p))
+            size += p.numel()
+            if size > _BUCKET:
+                found.update(self._summed(bucket))
+                bucket, size = [], 0
+        found.update(self._summed(bucket))
+        if not found:
+            return {}
+        table = torch.stack([found[name] for name, _ in named])
+        self.add_up(table)
+        return {
+            name: (math.sqrt(square / max(1, p.numel())), int(not math.isfinite(check)))
+            for (name, p), (square, check, seen) in zip(named, table.tolist(), strict=True)
+            if seen
+        }
+
+    def _summed(self, bucket: list[tuple[str, nn.Parameter]]) -> Iterator[tuple[str, Tensor]]:
+        """What :meth:`_told` tells of each gradient, summed over the replicas."""
+        if not bucket:
+            return
+        grads = [_plain(p) for _, p in bucket]
+        work = torch.promote_types(max((g.dtype for g in grads), key=lambda d: d.itemsize), torch.float32)
+        seen = torch.tensor([p.grad is not None for _, p in bucket], dtype=work, device=grads[0].device)
+        flat = torch.cat([seen, *(g.flatten().to(work) for g in grads)])
+        for _, p in bucket:
+            p.grad = None
+        if len(self) > 1:
+            places = flat.new_zeros(self.members, len(flat))
+            places[self.member] = flat
+            self.add_up(places)
+            flat = places[self.member]
+        start = len(bucket)
+        for (name, p), grad, was_seen in zip(bucket, grads, flat[: len(bucket)], strict=True):
+            yield name, self._told(p, flat[start : start + grad.numel()], seen=was_seen)
+            start += grad.numel()
+
+    def _told(self, p: nn.Parameter, grad: Tensor | None, times: int = 1, seen: Tensor | None = None) -> Tensor:
+        """Square of the norm, a number that is finite where all are, and whether there is one; ``(3,)``.
+
+        The first is shared among the ranks that tell the same.
+        """
+        part = None if grad is None else shards.local(grad)
+        device = p.device if part is None else part.device
+        answer = torch.zeros(3, dtype=torch.float64, device=device)
+        if part is None:
+            return answer
+        copies = self.size / (shards.parts(p) if shards.is_shard(p) else 1)
+        if part.numel():
+            norm, check = norm_and_check(part.contiguous())
+            answer[0], answer[1] = (norm * times).square() / copies, check
+        answer[2] = 1 if seen is None else seen
+        return answer
+
+
+def _plain(p: nn.Parameter) -> Tensor:
+    """The gradient as this rank holds it, real and dense; zeros where there is none."""
+    grad = p.grad
+    if grad is None:
+        held = shards.local(p)
+        assert held is not None  # a parameter is never an unfinished sum
+        grad = torch.zeros_like(held)
+    elif shards.is_shard(grad):
+        part = shards.local(grad)
+        if part is None:  # an unfinished sum over the members, which all of them finish here
+            part = shards.local(grad.redistribute(placements=p.placements))  # type: ignore[attr-defined]
+        assert part is not None
+        grad = part
+    grad = grad.to_dense() if grad.is_sparse else grad
+    return torch.view_as_real(grad) if grad.is_complex() else grad
+
+
+def tensor_sums(tensor: Tensor) -> tuple[float, float]:
+    """Two sums that tell tensors of one shape apart; zeros for what has no values to compare."""
+    values = tensor.detach()
+    if values.is_meta or values.is_complex() or not values.numel():
+        return 0.0, 0.0
+    norm, total = norm_and_total(values if values.is_floating_point() else values.double())
+    return float(total), float(norm)
+
+
+def _at(calls: list[Any], place: int) -> Any:
+    return calls[place] if place < len(calls) else None
+
+
+def _told(calls: list[Any], place: int) -> str:
+    found = _at(calls, place)
+    return "no call" if found is None else f"{found[0]} in {found[1] or 'the model'}"

@@ -1,0 +1,108 @@
+"""Tensors that are spread over processes (DTensor), and the hooks of ``torch.distributed`` that make them.
+
+Nothing here imports ``torch.distributed.tensor``, which takes seconds: who has made a DTensor has imported it.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_shard(value: Any) -> bool:
+    """Whether it is a DTensor: one tensor of which each process holds a part, or a copy."""
+    return any(isinstance(value, kind) for kind in map(_dtensor, ("tensor", "_tensor")) if kind is not None)
+
+
+def _dtensor(module: str) -> type | None:
+    """The class, where somebody has imported it; before torch 2.5 its module had an underscore."""
+    return getattr(sys.modules.get(f"torch.distributed.{module}"), "DTensor", None)
+
+
+def local(tensor: Tensor) -> Tensor | None:
+    """What this process holds of ``tensor``, in plain memory; ``None`` for an unfinished sum (``Partial``)."""
+    if type(tensor) is Tensor:
+        return tensor
+    if is_shard(tensor):
+        if any(placement.is_partial() for placement in _placements(tensor)):
+            return None
+        with torch.no_grad():
+            tensor = tensor.to_local()  # type: ignore[attr-defined]
+    arrived = getattr(tensor, "trigger_wait", None)  # of a tensor that is still on its way from other processes
+    return tensor if arrived is None else arrived()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of ``tensor`` on this process. For a DTensor every process of its mesh must ask at the same time."""
+    if not is_shard(tensor):
+        return tensor
+    with torch.no_grad():
+        full: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]
+    return full
+
+
+def parts(tensor: Tensor) -> int:
+    """Into how many parts the processes have cut the DTensor ``tensor`` among them."""
+    sizes = zip(_placements(tensor), tensor.device_mesh.shape, strict=True)  # type: ignore[attr-defined]
+    return math.prod(size for placement, size in sizes if not placement.is_replicate())
+
+
+def is_spread_by_hooks(module: nn.Module) -> bool:
+    """Whether hooks of ``torch.distributed`` move the inputs, outputs or parameters of this module (FSDP, tensor
+    parallelism)."""
+    return any(
+        (getattr(hook, "__module__", None) or "").startswith("torch.distributed")
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    )
+
+
+def gathering(model: nn.Module) -> list[nn.Module]:
+    """The modules to which ``fully_shard`` was applied, outermost first."""
+    return [m for m in model.modules() if hasattr(m, "unshard") and hasattr(m, "reshard")]
+
+
+def partners(model: nn.Module) -> list[int]:
+    """The ranks that compute one replica of ``model`` together, as tensor parallelism has it; ``[]`` for one alone.
+
+    Every process must ask at the same time, for parameters that ``fully_shard`` holds are gathered to be looked at.
+    """
+    found: set[int] = set()
+    spread = gathering(model)
+    if not spread:
+        return sorted(_ranks(model.parameters()))
+    for module in spread:
+        before = {id(p) for p in module.parameters()}
+        if any(_dimensions(p) > 1 for p in module.parameters()):  # of one dimension is the mesh that holds the parts
+            module.unshard()  # type: ignore[operator]
+            found.update(_ranks(p for p in module.parameters() if id(p) not in before))
+            module.reshard()  # type: ignore[operator]
+    return sorted(found)
+
+
+@contextmanager
+def resharded(model: nn.Module) -> Iterator[None]:
+    """Afterwards ``fully_shard`` holds parts again, also where no backward pass came to free what was gathered."""
+    try:
+        yield
+    finally:
+        for module in gathering(model):
+            module.reshard()  # type: ignore[operator]
+
+
+def _ranks(parameters: Iterable[Tensor]) -> set[int]:
+    shards = (p for p in parameters if is_shard(p))
+    return {int(rank) for p in shards for rank in p.device_mesh.mesh.flatten()}  # type: ignore[attr-defined]
+
+
+def _dimensions(parameter: Tensor) -> int:
+    return int(parameter.device_mesh.ndim) if is_shard(parameter) else 0  # type: ignore[attr-defined]
+
+
+def _placements(tensor: Tensor) -> tuple[Any, ...]:
+    return tuple(tensor.placements)  # type: ignore[attr-defined]

@@ -1,0 +1,74 @@
+"""Which part of a value of the whole batch a process has, read off the tape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from initaudit.probe import ops
+from initaudit.probe.backward import Part
+from initaudit.probe.merging import Share, Shares
+from initaudit.probe.ranks import Ranks
+from initaudit.probe.statistics import Measurement
+from initaudit.probe.tape import Node, Tape
+
+
+def shares_of(tape: Tape) -> dict[torch.device, Shares]:
+    """What each measurement of a finished run is to the whole batch."""
+    cuts = cuts_of(tape)
+    found: dict[torch.device, Shares] = {}
+    kinds: dict[torch.device, dict[int, Share]] = {}
+    by_units: dict[torch.device, set[int]] = {}
+    for node in tape.nodes:
+        for measurement, kind, shown, unit_dim in _measurements(node, tape.nodes):
+            if kind is not Share.ROWS:
+                kinds.setdefault(measurement.device, {})[measurement.row] = kind
+            if shown.shape and cuts.get(shown.id) == unit_dim % len(shown.shape):
+                by_units.setdefault(measurement.device, set()).add(measurement.row)
+    for device in {*kinds, *by_units}:
+        found[device] = Shares(kinds.get(device, {}), frozenset(by_units.get(device, ())))
+    return found
+
+
+def cuts_of(tape: Tape) -> dict[int, int]:
+    """The dimension along which each node's value is cut between the members of a replica, where it is known.
+
+    Elementwise steps between two such nodes are given the whole shape, which theirs have already.
+    """
+    cuts = dict(tape.cuts)
+    for node in tape.nodes:
+        if node.id in cuts or node.name not in ops.ELEMENTWISE:
+            continue
+        source = next((tape.nodes[i] for i in node.inputs if i in cuts), None)
+        if source is not None and cuts[source.id][1] == node.shape:
+            cuts[node.id], node.shape = cuts[source.id], source.shape
+    return {i: dim for i, (dim, _) in cuts.items()}
+
+
+def parts_of(output: Tensor, tape: Tape, ranks: Ranks) -> list[Part]:
+    """Which part ``output`` is of what the model returns for the whole batch."""
+    node = tape.nodes[tape.node_of(output)]
+    if not output.dim() or not node.live:
+        return []
+    parts = [Part(node.sample_dim, ranks.replica, len(ranks))]
+    if node.id in tape.cuts and tape.cuts[node.id][1] == tuple(output.shape):
+        parts.append(Part(tape.cuts[node.id][0], ranks.member, ranks.members))
+    return parts
+
+
+def _measurements(node: Node, nodes: list[Node]) -> Iterator[tuple[Measurement, Share, Node, int]]:
+    """Each measurement, its share, the node whose value it shows, and where the units are."""
+    source = nodes[node.data] if node.data is not None else node
+    if node.input_measurement is not None and node.input_measurement is not source.measurement:
+        yield node.input_measurement, _kind(source), source, ops.unit_dim(node.name, len(source.shape))
+    if node.measurement is not None:
+        yield node.measurement, _kind(node), node, node.unit_dim
+    if node.gradient is not None:
+        share = Share.TERM if not node.live or not node.shape else Share.ROWS
+        yield node.gradient, share, node, node.unit_dim
+
+
+def _kind(node: Node) -> Share:
+    return Share.COPY if not node.live else Share.ROWS if node.shape else Share.MEAN

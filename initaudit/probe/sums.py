@@ -1,0 +1,187 @@
+"""What tensors come to, in two steps: sums over their samples, and the statistics that these sums give.
+
+Sums of parts of a batch add up to those of the whole batch; statistics do not. So what several processes saw of one
+tensor is put together between the two steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from initaudit.probe import devices
+from initaudit.probe.workspace import Group, Workspace
+
+BINS = 64
+BINNED = 2_048  # elements of a sample that go into its histogram
+_SATURATED_MOSTLY = 0.95
+FIELDS = (
+    "mean", "std", "rms", "min", "max", "bad", "zeros", "kappa",
+    "sample_std", "cosine", "dead_units", "saturated", "saturated_units", "limit",
+)  # fmt: skip
+_NAN = float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """What tells the samples of a tensor from each other; a column is one position of one unit in all ``samples``.
+
+    ``columns`` ``(k, columns)`` are sums over the samples, NaN where one of them is not finite, and ``within`` ``(k,)``
+    is the sum of squared deviations from the columns' means. ``resultant`` ``(k, columns)`` is the sum of the samples,
+    each scaled to norm one, and ``directions`` ``(k,)`` counts those that are not all zeros and so have a direction.
+    ``products`` ``(k, samples * samples)``, where asked for, are the inner products of all pairs of samples.
+    """
+
+    samples: int
+    columns: Tensor
+    within: Tensor
+    resultant: Tensor
+    directions: Tensor
+    products: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Sums over the elements looked at of each of k tensors, in float64 on their device (float32 on mps).
+
+    ``count`` ``(k,)`` elements are finite and ``bad`` are not, which stand for 0 in ``total``, ``squares``, ``fourth``
+    (of x, x^2, x^4), ``low`` and ``high``. Each of the units has ``looked`` elements: ``alive`` ``(k, units)`` counts
+    those that are not zero, ``saturated`` those at a flat end. ``bins`` ``(k, BINS)`` count elements between ``-limit``
+    and ``limit``, a power of two. All but ``low``, ``high`` and ``limit`` add up over parts of a batch.
+    """
+
+    count: Tensor
+    bad: Tensor
+    total: Tensor
+    squares: Tensor
+    fourth: Tensor
+    low: Tensor
+    high: Tensor
+    zeros: Tensor
+    looked: int
+    alive: Tensor
+    saturated: Tensor | None
+    limit: Tensor
+    bins: Tensor
+    between: Between | None
+
+
+def sums_of(
+    group: Group, workspace: Workspace, bounds: tuple[float, float] | None, compare: bool, products: bool = False
+) -> Sums:
+    """The sums of each of a group's samples ``(k, samples, positions, units)``.
+
+    ``bounds`` are the outputs beyond which an activation counts as saturated; ``compare`` takes what lies between
+    samples, where there are several, and ``products`` their inner products too.
+    """
+    x, room = workspace.values(group.samples[: len(group.rows)])
+    flat = x.flatten(1)
+    n, total = flat.shape[1], flat.sum(1)
+    finite, bad, count = None, torch.zeros_like(total), torch.full_like(total, n)
+    if not devices.answers_at_once(x.device) or not bool(torch.isfinite(total).all()):
+        finite = torch.isfinite(x)
+        count = finite.flatten(1).sum(1).to(x.dtype)  # the moments are those of the finite elements
+        bad = n - count
+        x.nan_to_num_(0.0, 0.0, 0.0)
+        total = flat.sum(1)
+    square = torch.mul(x, x, out=room)
+    by_sample = square.flatten(2).sum(2)
+    fourth = torch.linalg.vector_norm(square.flatten(1), dim=1).square()
+    between = _between(x, by_sample, finite, room, products) if compare else None
+    alive = torch.ne(x, 0, out=room)  # into floats: a comparison that makes booleans takes three times as long
+    by_unit = (alive if finite is None else alive.logical_or_(~finite)).sum((1, 2))
+    zeros = n - by_unit.sum(1)
+    saturated, looked = _saturated(x, bounds), x.shape[1] * x.shape[2]
+    if group.units:  # all of them, of which the samples have not all
+        by_unit = torch.stack([units.alive for units in group.units]).to(x.dtype)
+        counts = [units.saturated for units in group.units if units.saturated is not None]
+        saturated, looked = torch.stack(counts).to(x.dtype) if counts else None, group.units[0].looked
+    low, high = flat.amin(1), flat.amax(1)
+    limit, bins = _histogram(flat, low, high, workspace)
+    return Sums(
+        count=count,
+        bad=bad,
+        total=total,
+        squares=by_sample.sum(1),
+        fourth=fourth,
+        low=low,
+        high=high,
+        zeros=zeros,
+        looked=looked,
+        alive=by_unit,
+        saturated=saturated,
+        limit=limit,
+        bins=bins,
+        between=between,
+    )
+
+
+def statistics_of(sums: Sums) -> Tensor:
+    """The statistics named in :data:`FIELDS`, and the bins: ``(k, fields + bins)``. NaN is what is not known."""
+    mean, m2, m4 = sums.total / sums.count, sums.squares / sums.count, sums.fourth / sums.count
+    dtype = mean.dtype
+    nan = torch.full_like(mean, _NAN)
+    saturated = saturated_units = sample_std = cosine = nan
+    if sums.saturated is not None:
+        shares = sums.saturated / sums.looked
+        saturated, saturated_units = shares.mean(1), (shares > _SATURATED_MOSTLY).to(dtype).mean(1)
+    if sums.between is not None and sums.between.samples > 1:
+        sample_std, cosine = _between_samples(sums.between)
+    scalars: Sequence[Tensor] = (
+        mean, (m2 - mean * mean).clamp_min(0).sqrt(), m2.sqrt(), sums.low, sums.high, sums.bad,
+        sums.zeros / (sums.count + sums.bad), m4 / (m2 * m2) - 1, sample_std, cosine,
+        (sums.alive == 0).to(dtype).mean(1), saturated, saturated_units, sums.limit,
+    )  # fmt: skip
+    return torch.cat([torch.stack(list(scalars), 1), sums.bins], 1)
+
+
+def _between(x: Tensor, by_sample: Tensor, finite: Tensor | None, room: Tensor, products: bool) -> Between:
+    """``by_sample`` ``(k, samples)`` are the sums of squares of each sample."""
+    k, n = by_sample.shape
+    apart = torch.sub(x, x[:, :1], out=room)  # from the first: no digits are lost where samples are nearly one
+    whole = None
+    if finite is not None:
+        whole = finite.all(1, keepdim=True)
+        apart.mul_(whole)
+    squares = torch.linalg.vector_norm(apart.flatten(1), dim=1).square()
+    away = apart.sum(1).flatten(1)
+    columns = torch.add(away, x[:, 0].flatten(1), alpha=n)
+    if whole is not None:
+        columns.masked_fill_(~whole.flatten(1), _NAN)
+    norms = by_sample.sqrt()
+    inverse = 1 / norms.clamp_min(torch.finfo(x.dtype).tiny)
+    return Between(
+        samples=n,
+        columns=columns,
+        within=squares - torch.linalg.vector_norm(away, dim=1).square() / n,
+        resultant=torch.bmm(inverse[:, None, :], x.flatten(2)).view(k, -1),
+        directions=(norms > 0).sum(1).to(x.dtype),
+        products=torch.bmm(x.flatten(2), x.flatten(2).mT).flatten(1) if products else None,
+    )
+
+
+def _between_samples(between: Between) -> tuple[Tensor, Tensor]:
+    """``sample_std``, over the columns that are finite in all samples, and the mean cosine between pairs of samples."""
+    n, alive = between.samples, between.directions
+    variance = between.within / (n - 1) / torch.isfinite(between.columns).sum(1)
+    dead_pairs = n * n - n - alive * (alive - 1)  # rows of zeros count as parallel
+    together = torch.linalg.vector_norm(between.resultant, dim=1).square()
+    return variance.clamp_min(0).sqrt(), (together - alive + dead_pairs) / (n * n - n)
+
+
+def _saturated(x: Tensor, bounds: tuple[float, float] | None) -> Tensor | None:
+    """How many elements of each unit are at a flat end, ``(k, units)``."""
+    return None if bounds is None else ((x <= bounds[0]) | (x >= bounds[1])).to(x.dtype).sum((1, 2))
+
+
+def _histogram(flat: Tensor, low: Tensor, high: Tensor, workspace: Workspace) -> tuple[Tensor, Tensor]:
+    """Counts in ``BINS`` bins over ``[-limit, limit]`` with ``limit`` the power of two at or above ``max|x|``."""
+    limit = torch.exp2(torch.ceil(torch.log2(torch.maximum(-low, high).clamp_min(2.0**-120))))
+    thinned = flat[:, :: max(1, flat.shape[1] // BINNED)]
+    places = (thinned * (BINS / 2 / limit[:, None])).add_(BINS / 2)
+    index = workspace.places(places.shape).copy_(places).clamp_(0, BINS - 1)
+    counts = torch.zeros(len(flat), BINS, dtype=flat.dtype, device=flat.device)
+    return limit, counts.scatter_add_(1, index, workspace.one.expand_as(index))

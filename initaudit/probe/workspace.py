@@ -1,0 +1,110 @@
+"""The memory that measurements use while a model runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from initaudit.probe import devices
+from initaudit.probe.devices import sent
+
+GROUP = 1 << 18  # elements reduced together: as float64 they fit a processor's cache
+MEMBERS = 512  # tensors reduced together, however small
+SLABS = 32  # groups that may wait at a time, of 1 MiB each
+ROWS = 1_024  # vectors for which room is made at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Which of all units of a tensor are ``alive`` ``(units,)``; how many of ``looked`` elements of each saturated."""
+
+    alive: Tensor
+    saturated: Tensor | None
+    looked: int
+
+
+@dataclass(slots=True)
+class Group:
+    """Samples of one shape that wait to be reduced, and the rows that their statistics will fill.
+
+    ``samples`` ``(k, samples, positions, units)`` has room for k of them, in the slab of that number. ``units`` is what
+    was seen of all units, where the samples have not all of them.
+    """
+
+    slab: int
+    samples: Tensor
+    rows: list[int] = field(default_factory=list)
+    units: list[Units] = field(default_factory=list)
+
+
+class Workspace:
+    """The memory of all measurements on one device, taken once.
+
+    Small arrays of their own, made while a model runs, would lie scattered between its activations and keep the memory
+    of those from being used again; and fresh memory takes longer than the arithmetic in it. ``width`` is the length of
+    the vectors that are kept, one in a row.
+    """
+
+    def __init__(self, device: torch.device, width: int) -> None:
+        self.dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._slabs = torch.empty(SLABS, 4 * GROUP, dtype=torch.uint8, device=device)
+        self._values = torch.empty(2, GROUP, dtype=self.dtype, device=device)
+        self._places = torch.empty(GROUP, dtype=torch.int64, device=device)
+        self._results: list[Tensor] = []  # rows of statistics, and of what is known of whole tensors
+        self._ends: dict[int, list[float]] = {}  # of rows on the host, which takes a tenth of the time
+        self._on_host = devices.answers_at_once(device)
+        self._width = width
+        self._taken = 0
+        self.free = list(range(SLABS))
+        self.one = torch.ones(1, 1, dtype=self.dtype, device=device)
+
+    def new_row(self) -> int:
+        if self._taken == ROWS * len(self._results):
+            self._results.append(self._values.new_full((ROWS, self._width), float("nan")))
+        self._taken += 1
+        return self._taken - 1
+
+    def keep_ends(self, row: int, *ends: Tensor) -> None:
+        """Keep the last numbers of a row, scalars on the device."""
+        if self._on_host:
+            self._ends[row] = [end.item() for end in ends]
+        else:
+            self._results[row // ROWS][row % ROWS, -len(ends) :].copy_(torch.stack(ends))
+
+    def ends(self, rows: list[int], count: int) -> Tensor:
+        """The last ``count`` numbers of ``rows``, NaN where none were kept: ``(k, count)``."""
+        if self._on_host:
+            unknown = [float("nan")] * count
+            return torch.tensor([self._ends.get(row, unknown) for row in rows], dtype=self.dtype)
+        return torch.stack([self._results[row // ROWS][row % ROWS, -count:] for row in rows])
+
+    def keep(self, rows: list[int], vectors: Tensor) -> None:
+        """Keep the first numbers of ``rows``: ``vectors`` ``(k, n)``."""
+        for part in {row // ROWS for row in rows}:
+            mine = [i for i, row in enumerate(rows) if row // ROWS == part]
+            places, theirs = (sent(numbers, vectors.device) for numbers in ([rows[i] % ROWS for i in mine], mine))
+            self._results[part][places, : vectors.shape[1]] = vectors[theirs]
+
+    def to_host(self) -> list[list[float]]:
+        """All rows that were kept, in one transfer."""
+        rows: list[list[float]] = torch.cat(self._results)[: self._taken].tolist()
+        for row, ends in self._ends.items():
+            rows[row][-len(ends) :] = ends
+        return rows
+
+    def group(self, shape: torch.Size, dtype: torch.dtype) -> Group:
+        """A group of its own slab, of which one must be free."""
+        slab, size = self.free.pop(), shape.numel() * dtype.itemsize
+        members = min(MEMBERS, GROUP // shape.numel(), 4 * GROUP // size)
+        return Group(slab, self._slabs[slab, : members * size].view(dtype).view(members, *shape))
+
+    def values(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """The samples as float64 (float32 where the device has no better), and room of the same shape."""
+        x, room = (v[: samples.numel()].view(samples.shape) for v in self._values)
+        return x.copy_(samples), room
+
+    def places(self, shape: torch.Size) -> Tensor:
+        """Room for whole numbers."""
+        return self._places[: shape.numel()].view(shape)
