@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from initaudit.probe.clock import Clock
+from initaudit.probe.devices import one_thread_for
 from initaudit.probe.whole import norm_and_check
 
 _BLOCK = 1_000_003  # a prime: the tiled noise never falls into step with a tensor's dimensions
@@ -64,7 +65,10 @@ def cotangents(tensors: list[Tensor], seed: int, parts: Sequence[Sequence[Part]]
     Never ones: the gradient of a sum grows by itself in a ReLU net and is exactly zero behind a softmax or a
     normalization. Never the square of the output: where the output has vanished the gradient would vanish with it.
     """
-    noise = torch.randn(_BLOCK, generator=torch.Generator().manual_seed(seed), device="cpu")
+    alone = len(tensors) == 1 and not (parts and parts[0])
+    # Of one tensor no more is drawn than it takes: torch draws 16 at a time, and so the same ones whatever follows.
+    size = min(_BLOCK, -(-tensors[0].numel() // 16) * 16 + 16) if alone else _BLOCK
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(seed), device="cpu")
     drawn: list[Tensor] = []
     for number, tensor in enumerate(tensors):
         shape, start, cuts = list(tensor.shape), 0, parts[number] if parts else ()
@@ -117,7 +121,8 @@ def parameter_gradients(model: nn.Module, passes: Clock | None = None) -> Iterat
             with passes.paused():
                 values = (grad.coalesce().values() if grad.is_sparse else grad).detach()
                 values = values.abs() if values.is_complex() else values
-                pair = torch.stack(norm_and_check(values))
+                with one_thread_for(values.numel(), values.device):
+                    pair = torch.stack(norm_and_check(values))
                 seen.setdefault(pair.device, []).append((name, max(1, parameter.numel()), pair))
                 parameter.grad = None
 

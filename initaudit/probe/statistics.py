@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from initaudit.probe.devices import one_thread_for
 from initaudit.probe.sampling import Plan, Sampler, look_at_units, take
 from initaudit.probe.shards import local
 from initaudit.probe.sums import BINS, FIELDS, Sums, statistics_of, sums_of
@@ -130,7 +131,7 @@ class Statistics:
         started = time.perf_counter()
         if 0 < sample_dim < tensor.dim() - 1 and unit_dim == -1:
             tensor = tensor.movedim(sample_dim, 0)
-        with torch.no_grad():
+        with torch.no_grad(), one_thread_for(tensor.numel(), tensor.device):
             tensor = tensor.detach()
             plan = self._sampler.plan(tensor, unit_dim, gradient=not compare)
             summed = compare and tensor.numel() <= SUMMED
@@ -182,7 +183,8 @@ class Statistics:
     def _flush(self, *keys: _Key) -> None:
         for key in keys:
             group, workspace = self._groups.pop(key), self._workspaces[key[2]]
-            sums = sums_of(group, workspace, bounds=key[3], compare=key[4], products=self._products)
+            with one_thread_for(group.samples.numel(), key[2]):
+                sums = sums_of(group, workspace, bounds=key[3], compare=key[4], products=self._products)
             if self._merge is None:
                 workspace.keep(group.rows, statistics_of(sums))
             else:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import UninitializedParameter
 
-from initaudit.probe.devices import sent
+from initaudit.probe.devices import one_thread_for, sent
 from initaudit.probe.fingerprint import Moments, looks_like
 from initaudit.probe.orthogonal import orthogonal_gains
 from initaudit.probe.whole import chunks, widened
@@ -157,7 +157,8 @@ def measure(tensors: Sequence[Tensor]) -> list[Moments]:
         step = max(1, TOGETHER // tensors[members[0]].numel())
         for part in (members[start : start + step] for start in range(0, len(members), step)):
             rows = [_flat(tensors[i]) for i in part]
-            vectors = _vectors(torch.stack(rows) if len(rows) > 1 else rows[0][None], samples)
+            with one_thread_for(sum(map(len, rows)), rows[0].device):
+                vectors = _vectors(torch.stack(rows) if len(rows) > 1 else rows[0][None], samples)
             reduced.setdefault(vectors.device, []).append((part, vectors))
     found: dict[int, list[float]] = {}
     for parts in reduced.values():
