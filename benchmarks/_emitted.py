@@ -42,7 +42,8 @@ def differences(model: nn.Module, before: dict[str, Tensor], settings: Sequence[
         tensor = parameters[setting.parameter].detach().double()
         if setting.scheme == CENTRE:
             weight = parameters[setting.of].detach().double()
-            if not torch.allclose(tensor, -setting.value * weight.flatten(1).sum(1), atol=1e-4, rtol=1e-4):
+            sums = weight.sum(*arguments_of(setting)[0]) if setting.arguments else weight.flatten(1).sum(1)
+            if not torch.allclose(tensor, -setting.value * sums, atol=1e-4, rtol=1e-4):
                 yield f"{setting.parameter} does not take off the mean"
         elif setting.scheme == LENGTH:
             norms = torch.norm_except_dim(parameters[setting.of].detach().double(), *arguments_of(setting)[0])

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 import time
 from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 
 from initaudit.cli import main
 from initaudit.launcher import launched
@@ -12,14 +14,20 @@ PATIENCE = 10.0  # seconds in which the first rank has printed its report
 
 
 def follow() -> None:
-    """Run without a word. A failure is told after the first rank has, for then the launcher ends all processes."""
-    with open(os.devnull, "w", encoding="utf-8") as null, redirect_stdout(null), redirect_stderr(null):
+    """Run without a word. A failure is told after the first rank has, for then the launcher ends all processes.
+
+    Where the first has not by then, it waits for this one and will not: what there is to say is said here.
+    """
+    said = StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
         try:
             main(prog_name="initaudit")
         except SystemExit as error:
             if isinstance(code := error.code, int) and code:
                 signal.signal(signal.SIGTERM, lambda number, frame: os._exit(code))
                 time.sleep(PATIENCE)
+                if sys.__stderr__ is not None:
+                    sys.__stderr__.write(f"rank {launched().rank}:\n{said.getvalue()}")
             raise
 
 

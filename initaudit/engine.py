@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -154,8 +154,11 @@ def probe_target(
     if ranks is not None and is_cut(model) and (device is not None or dtype is not None):
         raise UsageError("device and dtype cannot be given for a model held in parts, which runs where and as it is")
     model = unwrapped(model)
-    origin = compare_builds(model, lambda n: unwrapped(build(n)), seed) if target.is_factory and compare else Origin()
-    origin = replace(origin, copies=copies_within(model))
+    with _in_step(ranks):
+        again = target.is_factory and compare
+        origin = compare_builds(model, lambda n: unwrapped(build(n)), seed) if again else Origin()
+        origin = replace(origin, copies=copies_within(model))
+        loss = resolve_loss(loss, target.module)
     trace = _run(
         model,
         unwritten=unwritten,
@@ -164,7 +167,7 @@ def probe_target(
         target=target.id,
         module=target.module,
         name=target.name,
-        loss=resolve_loss(loss, target.module),
+        loss=loss,
         device=device,
         dtype=dtype,
         seed=seed,
@@ -226,11 +229,12 @@ def _run(
     ranks: Ranks | None = None,
     progress: Progress = lambda stage: None,
 ) -> Trace:
-    model, place, precision = _place(model, owned, resolve_device(device), resolve_dtype(dtype))
+    with _in_step(ranks):
+        model, place, precision = _place(model, owned, resolve_device(device), resolve_dtype(dtype))
     progress("finding inputs")
     failed: list[tuple[Inputs, BaseException]] = []
-    for candidate in candidate_inputs(model, given=given, module=module, name=name, seed=seed):
-        fed = candidate.to(place or "cpu", precision)
+    candidates = candidate_inputs(model, given=given, module=module, name=name, seed=seed)
+    for candidate, fed in _each_in_step(((c, c.to(place or "cpu", precision)) for c in candidates), ranks):
         described = fed.describe()
         if ranks is not None:
             own = given is not None and fed.source == as_inputs(()).source
@@ -255,6 +259,20 @@ def _run(
                 raise
             failed.append((candidate, error.__cause__))
     raise none_ran(model, failed)
+
+
+def _in_step(ranks: Ranks | None) -> AbstractContextManager[None]:
+    """What fails inside on one of the ranks fails on all of them."""
+    return together() if ranks is not None else nullcontext()
+
+
+def _each_in_step(candidates: Iterator[tuple[Inputs, Inputs]], ranks: Ranks | None) -> Iterator[tuple[Inputs, Inputs]]:
+    while True:
+        with _in_step(ranks):
+            candidate = next(candidates, None)
+        if candidate is None:
+            return
+        yield candidate
 
 
 def _place(

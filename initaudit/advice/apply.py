@@ -60,7 +60,9 @@ def apply_(
 
 def _set_(tensor: Tensor, setting: Setting, model: nn.Module, generator: torch.Generator | None) -> None:
     if setting.scheme == CENTRE:
-        tensor.copy_(-setting.value * model.get_parameter(setting.of).flatten(1).sum(1))
+        weight = model.get_parameter(setting.of)
+        sums = weight.sum(*arguments_of(setting)[0]) if setting.arguments else weight.flatten(1).sum(1)
+        tensor.copy_(-setting.value * sums)
         return
     if setting.scheme == LENGTH:
         tensor.copy_(torch.norm_except_dim(model.get_parameter(setting.of), *arguments_of(setting)[0]))

@@ -9,7 +9,7 @@ from typing import Any
 from initaudit.advice.recommend import Call, torch_reads_fan_in
 from initaudit.records import Advice, Layer
 
-CENTRE = "centre"  # a bias that takes off what a mean input adds: -value * weight.sum(inputs)
+CENTRE = "centre"  # a bias that takes off what a mean input adds: -value * weight.sum(arguments), or all but dim 0
 LENGTH = "length"  # the norms of the rows of a direction, which weight normalization keeps apart from it
 
 

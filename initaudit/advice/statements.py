@@ -83,13 +83,14 @@ def _looped(statements: dict[str, Statements], fact: ModuleFact) -> dict[str, St
 
 def _lines(setting: Setting, leaf: str, fact: ModuleFact) -> Iterator[str]:
     """The statements of one setting, with ``{m}`` for the module."""
-    at = f"{{m}}.{leaf}" if leaf.isidentifier() else f"{{m}}[{leaf}]" if leaf.isdigit() else f'{{m}}["{leaf}"]'
+    at = _at(leaf)
     note = f"  # {setting.note}" if setting.note else ""
     if setting.scheme == CENTRE:
-        yield f"{at}.copy_({-setting.value:g} * {{m}}.{_attribute(setting.of)}.flatten(1).sum(1)){note}"
+        sums = f"sum({setting.arguments})" if setting.arguments else "flatten(1).sum(1)"
+        yield f"{at}.copy_({-setting.value:g} * {_at(_attribute(setting.of))}.{sums}){note}"
         return
     if setting.scheme == LENGTH:
-        yield f"{at}.copy_(torch.norm_except_dim({{m}}.{_attribute(setting.of)}, {setting.arguments})){note}"
+        yield f"{at}.copy_(torch.norm_except_dim({_at(_attribute(setting.of))}, {setting.arguments})){note}"
         return
     if setting.rows is not None:
         at += f"[{setting.rows[0]}:{setting.rows[1]}]"
@@ -107,6 +108,11 @@ def _lines(setting: Setting, leaf: str, fact: ModuleFact) -> Iterator[str]:
         yield f"nn.init.{setting.scheme}({', '.join(filter(None, (at, arguments)))}){note}"
     if setting.draws and fact.padding_idx is not None:
         yield f"nn.init.zeros_({at}[{fact.padding_idx}])  # padding"
+
+
+def _at(leaf: str) -> str:
+    """The expression of an attribute or an entry of the module ``{m}``."""
+    return f"{{m}}.{leaf}" if leaf.isidentifier() else f"{{m}}[{leaf}]" if leaf.isdigit() else f'{{m}}["{leaf}"]'
 
 
 def _owner(parameter: str) -> str:

@@ -10,8 +10,10 @@ from functools import cached_property
 from initaudit.advice.depth import RMS_BAND
 from initaudit.advice.padding import kept
 from initaudit.records import Activation, Layer, Op, Parameter, Role, Trace
+from initaudit.rules import paths
+from initaudit.rules.paths import KEPT
 
-_KEPT = (Role.VIEW, Role.SCALE, Role.POOL, Role.CONCAT, Role.OTHER)
+_TRANSPOSED = ("t", "T", "mT", "transpose")  # names of views that turn a matrix
 
 
 @dataclass
@@ -22,10 +24,26 @@ class Surroundings:
 
     def activation_before(self, layer: Layer) -> Activation | None:
         """The activation that the input of the layer's first call has come through since the layer before it."""
-        op = self._input(layer)
-        while op is not None and op.activation is None and op.role in _KEPT:
-            op = self._moving(op)
-        return op.activation if op is not None else None
+        return paths.activation_before(self.trace, layer)
+
+    def summed(self, layer: Layer) -> tuple[int, ...] | None:
+        """The dimensions of the weight that an output adds up: all but the first, or in ``x @ weight`` but the second.
+
+        ``None`` where it cannot be told, and where outputs differ in what they add up, as behind a transposed
+        convolution with a stride.
+        """
+        call, dims = layer.calls[0] if layer.calls else None, len(layer.weight.shape)
+        if call is None:
+            return None
+        op = self.trace.ops[call.op]
+        if op.name == "linear" or (op.name.startswith("conv") and "transpose" not in op.name):
+            return tuple(range(1, dims))
+        others = (0, *range(2, dims))
+        last = self.trace.ops[op.inputs[-1]] if op.inputs else op
+        if op.name in ("matmul", "addmm", "mm") and dims == 2 and layer.weight.fqn in last.parameters:
+            return others if not last.inputs else (1,) if last.name in _TRANSPOSED else None
+        whole = math.prod(layer.weight.shape[i] for i in others)
+        return others if op.name.startswith("conv_transpose") and math.isclose(whole, layer.fan_in) else None
 
     def layer_before(self, layer: Layer) -> str | None:
         """The ``fqn`` of the one layer that the input of the first call comes from; sums of its output count."""
@@ -35,7 +53,7 @@ class Surroundings:
         waiting = [start] if start is not None else []
         while waiting:
             op = waiting.pop()
-            if op.role in (*_KEPT, Role.ACTIVATION, Role.JOIN):
+            if op.role in (*KEPT, Role.ACTIVATION, Role.JOIN):
                 operands = [self.trace.ops[i] for i in op.inputs if self.trace.ops[i].moving and i not in seen]
                 seen.update(o.id for o in operands)
                 waiting.extend(operands)
@@ -92,7 +110,7 @@ class Surroundings:
         depth = dict.fromkeys(sorted(calls), 1)
         for op, (_, call) in sorted(calls.items()):
             start = self.trace.ops[call.input_op] if call.input_op is not None else None
-            while start is not None and start.id not in ends and start.role in _KEPT:
+            while start is not None and start.id not in ends and start.role in KEPT:
                 start = self._moving(start)
             source = ends.get(start.id) if start is not None else None
             if source is not None and call.nonlinearity and calls[source][1].nonlinearity == call.nonlinearity:
@@ -142,7 +160,7 @@ class Surroundings:
         """The normalizations that the layer's output meets first, and those that its input has come from."""
         found = {i for call in layer.calls for i in self._norms_behind(call.op)}
         before = self._input(layer)
-        while before is not None and before.role in (*_KEPT, Role.ACTIVATION, Role.NORM):
+        while before is not None and before.role in (*KEPT, Role.ACTIVATION, Role.NORM):
             if before.role is Role.NORM:
                 found.add(before.id)
             before = self._moving(before)
@@ -154,7 +172,7 @@ class Surroundings:
             for reader in self._readers.get(waiting.pop(), ()):
                 if reader.role is Role.NORM:
                     yield reader.id
-                elif reader.role in (*_KEPT, Role.ACTIVATION):
+                elif reader.role in (*KEPT, Role.ACTIVATION):
                     waiting.append(reader.id)
 
     @cached_property

@@ -56,10 +56,12 @@ def bias_setting(layer: Layer, around: Surroundings) -> Iterator[Setting]:
     if layer.bias is None or not layer.bias.requires_grad:
         return
     before = around.activation_before(layer)
-    mean = mean_of(before) if before is not None else None
+    mean = mean_of(before) if before is not None and is_centred(layer, around) else None
     if before is not None and mean is not None:
         note = f"takes off the mean of the {before.name} before it"
-        yield Setting(layer.bias.fqn, CENTRE, value=mean, note=note, of=layer.weight.fqn)
+        dims = around.summed(layer) or ()
+        over = "" if 0 not in dims else "0" if dims == (0,) else str(dims)
+        yield Setting(layer.bias.fqn, CENTRE, over, value=mean, note=note, of=layer.weight.fqn)
     elif not is_zero(layer.bias):
         yield constant(layer.bias.fqn, 0.0)
 
@@ -70,7 +72,10 @@ def is_centred(layer: Layer, around: Surroundings) -> bool:
     ``sigmoid(z) - 1/2`` is ``tanh(z/2)/2``: with the mean off, the gain of its slope, 4.72, keeps signal and gradient.
     """
     before = around.activation_before(layer)
-    return before is not None and layer.bias is not None and mean_of(before) is not None
+    if before is None or layer.bias is None or not layer.bias.requires_grad or mean_of(before) is None:
+        return False
+    beside = layer.bias.fqn.rpartition(".")[0] in (layer.fqn, layer.weight.fqn.rpartition(".")[0])
+    return beside and around.summed(layer) is not None
 
 
 def _gain_and_note(layer: Layer, around: Surroundings, *, deep: bool) -> tuple[float, str]:

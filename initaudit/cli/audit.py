@@ -74,7 +74,9 @@ def settings_of(ctx: click.Context, /, config: str | None) -> Settings:
     settings = replace(settings, targets=tuple(targets))
     rank, size = launched()
     if size > 1:  # the processes of a launcher audit each model together, and the first of them reports
-        settings = replace(settings, workers=1, output=settings.output if rank == 0 else os.devnull)
+        settings = replace(settings, workers=1)
+        if rank > 0:
+            settings = replace(settings, output=None, figure=None, format="table")
     return settings
 
 

@@ -95,7 +95,7 @@ class _Run:
         """What became of each model; one that cannot be loaded or run is told as an error."""
         from initaudit.runner import InternalError, ProbeOptions, Runner
 
-        s = self.settings
+        s, held = self.settings, 0
         options = ProbeOptions(inputs=list(s.input) or None, loss=s.loss, device=s.device, dtype=s.dtype, seed=s.seed)
         for target in s.targets:
             with Runner(target, options, timeout=s.timeout) as runner:
@@ -105,9 +105,10 @@ class _Run:
                 except (AuditError, InternalError) as error:
                     yield self._failed(target, error)
                     continue
-                if self.single and len(ids) > 1:
+                held += len(ids)
+                if self.single and held > 1:
                     raise UsageError(
-                        f"--write takes the code of one model, {target} holds {len(ids)}: name one of them"
+                        f"--write takes the code of one model, {' and '.join(s.targets)} hold {held}: name one of them"
                     )
                 for model in ids:
                     try:

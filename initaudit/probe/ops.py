@@ -93,7 +93,7 @@ def flat_ends(name: str, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
     """The outputs beyond which an activation counts as saturated; ``None`` for one that is not flat at both ends."""
     if name != "hardtanh":
         return _SATURATION.get(name)
-    given = dict(zip(("input", "min_val", "max_val"), arguments, strict=False)) | keywords
+    given = {**dict(zip(("input", "min_val", "max_val"), arguments, strict=False)), **keywords}
     low, high = given.get("min_val", -1.0), given.get("max_val", 1.0)
     return (low, high) if low < 0 < high else None  # torch's ReLU6 is a hardtanh from 0 to 6
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from initaudit.records import Layer, Op, Parameter, Role, Trace
+from initaudit.records import Activation, Layer, Op, Parameter, Role, Trace
 
-_KEPT = frozenset({Role.VIEW, Role.SCALE, Role.POOL, Role.CONCAT, Role.OTHER})  # an activation is seen through them
+KEPT = (Role.VIEW, Role.SCALE, Role.POOL, Role.CONCAT, Role.OTHER)  # an activation is seen through them
 
 
 def downstream(ops: Iterable[Op], starts: Iterable[int], passes: Callable[[Op], bool] | None = None) -> list[Op]:
@@ -79,14 +79,14 @@ def is_last(trace: Trace, layer: Layer) -> bool:
     return not any(op.role is Role.LAYER for op in downstream(trace.ops, [call.op for call in layer.calls]))
 
 
-def activation_before(trace: Trace, layer: Layer) -> str | None:
-    """The name of the activation that the input of the layer's first call has passed since the layer before."""
+def activation_before(trace: Trace, layer: Layer) -> Activation | None:
+    """The activation that the input of the layer's first call has passed since the layer before."""
     call = layer.calls[0] if layer.calls else None
     op = trace.ops[call.input_op] if call is not None and call.input_op is not None else None
     while op is not None and op.activation is None:
         moving = (trace.ops[i] for i in op.inputs if trace.ops[i].moving)
-        op = next(moving, None) if op.role in _KEPT else None
-    return op.activation.name if op is not None and op.activation is not None else None
+        op = next(moving, None) if op.role in KEPT else None
+    return op.activation if op is not None else None
 
 
 def multiplies(trace: Trace, layer: Layer) -> bool:

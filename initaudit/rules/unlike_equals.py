@@ -96,10 +96,15 @@ def _has_reason(trace: Trace, laws: Laws, groups: Sequence[Sequence[Parameter]],
     if layer is None or not members:
         return False
     beside = [layers[name] for name in (module_of(p.fqn) for p in members) if name in layers]
-    ((usual, _),) = Counter(activation_before(trace, other) for other in beside).most_common(1)
-    if activation_before(trace, layer) == usual:
+    ((usual, _),) = Counter(_passed(trace, other) for other in beside).most_common(1)
+    if _passed(trace, layer) == usual:
         return False
     return is_zero(odd) if is_bias(odd) else not is_torch_default(layer.weight) and laws.beyond(layer.weight) < _BEYOND
+
+
+def _passed(trace: Trace, layer: Layer) -> str | None:
+    before = activation_before(trace, layer)
+    return before.name if before is not None else None
 
 
 def _odd_weights(laws: Laws, compared: set[str]) -> Iterator[Odd]:

@@ -46,11 +46,11 @@ def schemes_for(analysis: GainAnalysis, width: int) -> Iterator[Scheme]:
         "calculate_gain": std_for(analysis.torch_gain or 0.0, width),
         "forward gain": std_for(analysis.gain, width),
     }.items():
-        if std > 0:
+        if 0 < std < math.inf:
             yield Scheme(label, std, std)
-    yield Scheme("forward gain, first 1", std_for(analysis.gain, width), std_for(1, width))
-    if math.isfinite(analysis.backward_gain) and analysis.backward_gain > 0:
-        yield Scheme("backward gain, first 1", std_for(analysis.backward_gain, width), std_for(1, width))
+    for label, gain in {"forward gain": analysis.gain, "backward gain": analysis.backward_gain}.items():
+        if 0 < gain < math.inf:
+            yield Scheme(f"{label}, first 1", std_for(gain, width), std_for(1, width))
 
 
 def through_depth(moments: Moments, scheme: Scheme, *, depth: int, width: int) -> Profile:

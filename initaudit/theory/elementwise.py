@@ -72,8 +72,14 @@ def analyse(spec: Spec | ResolvedActivation) -> GainAnalysis:
         torch_name=torch_name,
         torch_gain=_torch_gain(torch_name, slope),
         negative_slope=slope,
-        same_as=match.name if named and match and not _is_name_of(resolved.name, match.name) else None,
+        same_as=_known_as(resolved, match) if named and match else None,
     )
+
+
+def _known_as(resolved: ResolvedActivation, match: Match) -> str | None:
+    """The known activation that one given by another name is; of affine maps only the identity is one."""
+    affine = match.name == "linear" and match.torch_name is None
+    return None if affine or _is_name_of(resolved.name, match.name) else match.name
 
 
 def _is_name_of(given: str, known: str) -> bool:

@@ -239,7 +239,7 @@ def analyse_moments(
         mean=unit.mean,
         second_moment=unit.second_moment,
         derivative_second_moment=unit.derivative_second_moment,
-        kappa=unit.fourth_moment / unit.second_moment**2 - 1 if unit.second_moment > 0 else math.nan,
+        kappa=max(0.0, unit.fourth_moment / unit.second_moment**2 - 1) if unit.second_moment > 0 else math.nan,
         gain=gain,
         backward_gain=backward,
         variance_gain=inverse_root(variance if variance > 1e-14 * unit.second_moment else 0.0),

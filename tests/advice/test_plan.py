@@ -11,8 +11,11 @@ from torch.nn import functional as F
 
 from initaudit import audit
 from initaudit.advice.apply import apply_
+from initaudit.advice.facts import facts_of
 from initaudit.advice.plan import Planner, Reach
 from initaudit.advice.settings import Setting
+from initaudit.advice.snippet import init_function
+from initaudit.curing import run
 from initaudit.records import Finding, Severity
 from tests.advice.models import Residual, Stack, vectors
 
@@ -171,3 +174,72 @@ def test_what_is_as_it_should_be_stays() -> None:
     nn.init.kaiming_normal_(model.head.weight, nonlinearity="linear")
     nn.init.zeros_(model.head.bias)
     assert plan(model, vectors()) == {}
+
+
+class Product(nn.Module):
+    """``x @ w + b`` or ``x @ w.t() + b`` after a sigmoid of a linear layer."""
+
+    def __init__(self, *, turned: bool, added: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Linear(64, 64)
+        self.w, self.b = nn.Parameter(torch.randn(64, 64)), nn.Parameter(torch.ones(64))
+        self.turned, self.added = turned, added
+
+    def second(self, x: Tensor) -> Tensor:
+        weight = self.w.t() if self.turned else self.w
+        return torch.addmm(self.b, x, weight) if self.added else x @ weight + self.b
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.sigmoid(self.first(x)))
+
+
+class Maps(nn.Module):
+    """A convolution of maps that have passed a sigmoid."""
+
+    def __init__(self, second: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(8, 8, 3), second
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.sigmoid(self.first(x)))
+
+
+@pytest.mark.parametrize("as_code", [True, False])
+@pytest.mark.parametrize(
+    ("model", "inputs", "name"),
+    [
+        (Product(turned=False), (32, 64), "b"),
+        (Product(turned=True), (32, 64), "b"),
+        (Product(turned=False, added=True), (32, 64), "b"),
+        (Maps(nn.Conv1d(8, 8, 3)), (16, 8, 12), "second.bias"),
+        (Maps(nn.Conv1d(8, 4, 3, groups=2)), (16, 8, 12), "second.bias"),
+        (Maps(nn.ConvTranspose1d(8, 8, 3)), (16, 8, 12), "second.bias"),
+        (Maps(nn.ConvTranspose1d(8, 4, 3)), (16, 8, 12), "second.bias"),
+    ],
+)
+def test_the_mean_is_taken_off_along_the_inputs(
+    model: nn.Module, inputs: tuple[int, ...], name: str, as_code: bool
+) -> None:
+    settings = plan(model, torch.randn(inputs), reach=Reach.EVERY)
+    assert settings[name].scheme == "centre"
+    if as_code:
+        run(init_function(tuple(settings.values()), facts_of(model), {}, title="x"), model)
+    else:
+        apply_(model, settings.values())
+    mean = torch.full((1, *inputs[1:]), 0.5)
+    out = model.second(mean)  # type: ignore[operator]
+    inner = out if out.ndim == 2 else out[..., 2:-2]  # a transposed convolution adds up less at the ends
+    assert inner.abs().max().item() == pytest.approx(0, abs=1e-4)
+
+
+def test_what_cannot_be_centred_gets_no_gain_for_it() -> None:
+    # A last layer's gain is 1 either way; one before a sigmoid has that of the slope where the mean is taken off.
+    open_, frozen = (Maps(nn.Sequential(nn.Conv1d(8, 8, 3), nn.Sigmoid())) for _ in range(2))
+    frozen.second[0].bias.requires_grad_(False)  # type: ignore[index]
+    gains = []
+    for model in (open_, frozen):
+        found = plan(model, torch.randn(16, 8, 12), reach=Reach.EVERY)
+        gains.append(found["second.0.weight"].value * math.sqrt(24))
+    assert gains == [pytest.approx(4.7226, rel=1e-3), pytest.approx(1.0)]
+    strided = plan(Maps(nn.ConvTranspose1d(8, 8, 3, stride=2)), torch.randn(16, 8, 12), reach=Reach.EVERY)
+    assert strided["second.bias"].scheme == "zeros_"

@@ -112,6 +112,9 @@ def test_errors_have_the_contract_s_exit_codes(models: Path, tmp_path: Path) -> 
     several = fix(models, "--write", str(tmp_path / "x.py"))
     assert several.exit_code == 4
     assert "--write takes the code of one model" in several.stderr
+    two = fix(f"{models}::Deep", f"{models}::Shallow", "--write", str(tmp_path / "x.py"))
+    assert two.exit_code == 4
+    assert "hold 2: name one of them" in two.stderr
     assert fix(models, "-k", "nothing_of_that_name").exit_code == 5
     assert fix(f"{models}::Deep", "--select", "IA999").exit_code == 4
     nowhere = fix(f"{models}::Deep", "--write", str(tmp_path / "no" / "init.py"))

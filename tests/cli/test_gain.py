@@ -101,6 +101,12 @@ def test_depth_of_a_function_of_ones_own() -> None:
     assert "10 layers of 256 units with acts_here.py::my_act" in gain("acts_here.py::my_act", "--depth", "10").stdout
 
 
+def test_depth_of_a_function_whose_square_is_the_same_everywhere() -> None:
+    result = gain("torch:sign", "--depth", "5")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert "varies by about 0." in " ".join(result.stdout.split())
+
+
 def test_depth_needs_an_activation() -> None:
     result = gain("--depth", "30")
     assert result.exit_code == 4

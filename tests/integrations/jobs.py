@@ -155,6 +155,7 @@ def _failures(rows: Tensor) -> Outcome:
         "wider": (wider(), rows),
         "broken": (broken, rows),
         "odd": (nn.Linear(16, 16), "float32[7,16]"),
+        "malformed": (nn.Linear(16, 16), rows if rank == 0 else "float32[7,"),
     }
     found: Outcome = {}
     for name, (model, inputs) in options.items():

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import astuple, fields, replace
+from io import StringIO
 from pathlib import Path
 
+import click
 import pytest
 import torch
+from click.core import ParameterSource
 from torch import nn
 
 import initaudit
+import initaudit.__main__ as entry
+from initaudit.cli.audit import settings_of
 from initaudit.errors import UsageError
-from initaudit.records import Report, Stats
 from initaudit.launcher import launched
+from initaudit.records import Report, Stats
 from tests.integrations.jobs import Outcome, four, free_port, launch, mean_loss, two
 from tests.integrations.networks import build
 
@@ -193,6 +199,8 @@ def test_what_fails_on_one_rank_fails_on_all(of_two: list[Outcome]) -> None:
     assert zero["raises"].startswith("rank 1 failed: the forward pass failed: ValueError: no batch today")
     assert "could not build" in one["broken"]
     assert zero["broken"].startswith("rank 1 failed: could not build")
+    assert "'float32[7,' is malformed" in one["malformed"]
+    assert zero["malformed"].startswith("rank 1 failed: input 'float32[7,' is malformed")
 
 
 @pytest.mark.parametrize(
@@ -223,6 +231,41 @@ def test_only_torchrun_makes_a_process_one_of_several(monkeypatch: pytest.Monkey
     assert launched() == (0, 1)
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     assert launched() == (3, 4)
+
+
+def as_rank_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": "none"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_the_first_rank_alone_writes_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_rank_one(monkeypatch)
+    context = click.Context(click.Command("initaudit"))
+    context.params = {"targets": ("examples/lstm.py",), "figure": "lstm.svg", "output": "lstm.json"}
+    for name in context.params:
+        context.set_parameter_source(name, ParameterSource.COMMANDLINE)
+    settings = settings_of(context, None)
+    assert (settings.figure, settings.output) == (None, None)
+
+
+def test_a_rank_that_fails_alone_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(prog_name: str) -> None:
+        print("no such device")
+        raise SystemExit(2)
+
+    as_rank_one(monkeypatch)
+    monkeypatch.setattr(entry, "main", fail)
+    monkeypatch.setattr(entry, "PATIENCE", 0.0)
+    told = StringIO()
+    monkeypatch.setattr(sys, "__stderr__", told)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit):
+            entry.follow()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert told.getvalue() == "rank 1:\nno such device\n"
 
 
 def test_under_torchrun_the_first_rank_reports_and_all_exit_alike(tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_what_explodes_and_what_dies_ends_at_infinity_and_zero() -> None:
     assert profile("swiglu", "Xavier", 60).rms[-1] == 0
 
 
+def test_a_gain_that_does_not_exist_is_no_scheme() -> None:
+    nothing = analyse(lambda x: 0 * x)
+    assert [s.label for s in schemes_for(nothing, 64)] == ["torch's default", "Xavier", "He (relu)"]
+    labels = [s.label for s in schemes_for(analyse(torch.sign), 64)]
+    assert labels[-2:] == ["forward gain", "forward gain, first 1"]
+
+
 def test_which_schemes_there_are() -> None:
     labels = [s.label for s in schemes_for(analyse("tanh"), 64)]
     assert labels == [

@@ -246,3 +246,6 @@ def test_another_name_for_a_known_function_says_so() -> None:
     for spec in ("torch.nn:LeakyReLU(0.2)", "LogSigmoid", "torch.nn:SiLU", "prelu(0.1)"):
         assert analyse(spec).same_as in (None, "leaky_relu"), spec
     assert resolve_activation("gelu").name == "gelu"
+    module = SimpleNamespace(ones=torch.ones_like, twice=lambda x: 2 * x, same=lambda x: 1 * x)
+    named = [analyse(find_in(module, name, f"act.py::{name}")).same_as for name in ("ones", "twice", "same")]
+    assert named == [None, None, "linear"]  # of affine maps only one is the identity
