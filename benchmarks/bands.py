@@ -249,9 +249,9 @@ def _tables(results: Sequence[Result]) -> Iterator[tuple[str, list[Sequence[obje
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parser(__doc__)
     options.add_argument("--depths", type=int, nargs="*", default=[5, 10, 20, 30, 50])
-    options.add_argument("--activations", nargs="*", default=list(ACTIVATIONS))
-    options.add_argument("--families", nargs="*", default=list(FAMILIES))
-    options.add_argument("--inits", nargs="*", default=list(INITS))
+    options.add_argument("--activations", nargs="*", choices=[*ACTIVATIONS, *UNSTABLE], default=list(ACTIVATIONS))
+    options.add_argument("--families", nargs="*", choices=list(FAMILIES), default=list(FAMILIES))
+    options.add_argument("--inits", nargs="*", choices=list(INITS), default=list(INITS))
     options.add_argument("--draws", type=int, default=5)
     options.add_argument("--list", action="store_true", help="print every network as it is measured")
     given = options.parse_args(arguments)
