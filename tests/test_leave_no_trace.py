@@ -364,3 +364,20 @@ def test_lazy_modules_stay_lazy() -> None:
     assert isinstance(model[0], nn.LazyLinear)
     assert isinstance(model[0].weight, nn.UninitializedParameter)
     model(torch.randn(2, 5))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_torch_works_with_as_many_threads_as_before(threads):
+    class Counting(nn.Module):
+        def forward(self, x):
+            seen.append(torch.get_num_threads())
+            return x
+
+    seen, before = [], torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        initaudit.audit(nn.Sequential(nn.Linear(64, 64), Counting(), nn.Linear(64, 4)), torch.randn(32, 64))
+        assert torch.get_num_threads() == threads
+        assert set(seen) == {threads}  # the model itself is not slowed
+    finally:
+        torch.set_num_threads(before)

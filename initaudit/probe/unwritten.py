@@ -9,21 +9,23 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from initaudit.probe import devices
 from initaudit.probe.shards import is_shard
 
-TRIES = 4  # builds: unwritten memory may hold NaN by chance, and what an initializer wrote is there every time
+_FRESH = frozenset(f"aten.{name}" for name in "empty empty_strided empty_like new_empty new_empty_strided".split())
 
 
 def build_and_mark(build: Callable[[], nn.Module]) -> tuple[nn.Module, frozenset[str]]:
     """The model that ``build`` makes, and the names of its parameters that were never written.
 
-    ``build`` must make the same model each time (seed it): where NaN is found it runs once more without the filling,
+    ``build`` must make the same model each time (seed it): where NaN is found it runs again without the filling,
     so that the model returned is what a user gets, and a NaN that an initializer really wrote is told from unwritten
     memory.
     """
@@ -36,17 +38,25 @@ def build_and_mark(build: Callable[[], nn.Module]) -> tuple[nn.Module, frozenset
     # A large model is not there twice; but NaN must not be freed, or it is what the next build finds in its memory.
     kept = [tensors[name] for name in suspects]
     del marked, tensors
-    found: set[str] = set()
-    for _ in range(TRIES):
-        model = build()
-        _cleared(kept, model)
-        named = dict(model.named_parameters())
-        left = suspects & named.keys() & _with_nan(named.items())
-        found |= (suspects & named.keys()) - left
-        if left <= found:
-            break
-        kept = [named[name] for name in left]  # held, so that the next build finds other memory
-    return model, frozenset(found)
+    model = build()
+    _cleared(kept, model)
+    if left := _with_nan(model.named_parameters()) & suspects:
+        # Old memory may hold NaN by chance; what an initializer wrote is there again in memory of zeros.
+        del model, kept
+        with _Zeros():  # type: ignore[no-untyped-call]
+            model = build()
+        left &= _with_nan(model.named_parameters())
+    return model, frozenset(suspects & {name for name, _ in model.named_parameters()} - left)
+
+
+class _Zeros(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, fresh memory is zero."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and str(func.overloadpacket) in _FRESH:
+            result.zero_()
+        return result
 
 
 @torch.no_grad()
