@@ -29,6 +29,11 @@ _PASS = frozenset(
 _CASTS = frozenset("float to type_as type double half bfloat16".split())
 
 
+# Functions already described, by their calls: a process may audit many models, and they use the same few.
+_DESCRIBED: dict[Any, Activation | None] = {}
+_MOST = 1_024
+
+
 @dataclass(frozen=True, slots=True)
 class Followed:
     """The activation after a value: the node that it leaves through, and the function."""
@@ -38,7 +43,7 @@ class Followed:
 
 
 class ActivationFinder:
-    """Finds activations in one recorded graph. Functions already described are remembered by their calls.
+    """Finds activations in one recorded graph.
 
     ``excluded`` nodes are the inner steps of a normalization written out by hand, which is no activation.
     """
@@ -50,7 +55,6 @@ class ActivationFinder:
         for node in nodes:
             for i in node.inputs:
                 self._consumers[i].append(node.id)
-        self._described: dict[Any, Activation | None] = {}
         self._numbers = _numbers(nodes)
 
     def after(self, start: int) -> Followed | None:
@@ -137,13 +141,15 @@ class ActivationFinder:
 
     def _describe(self, root: int, end: int, region: list[int]) -> Followed | None:
         steps = [i for i in region if i <= end]
-        key = tuple((self._nodes[i].name, self._signature(self._nodes[i].arguments, root)) for i in steps)
-        if key not in self._described:
+        key = tuple((self._nodes[i].call, self._signature(self._nodes[i].arguments, root)) for i in steps)
+        if key not in _DESCRIBED:
+            while len(_DESCRIBED) >= _MOST:
+                del _DESCRIBED[next(iter(_DESCRIBED))]
             try:
-                self._described[key] = describe(self._replay(root, end, steps))
+                _DESCRIBED[key] = describe(self._replay(root, end, steps))
             except UnknownActivationError:
-                self._described[key] = None
-        activation = self._described[key]
+                _DESCRIBED[key] = None
+        activation = _DESCRIBED[key]
         return Followed(end, activation) if activation is not None else None
 
     def _signature(self, template: Any, root: int) -> Any:

@@ -191,7 +191,7 @@ class RecordBuilder:
     def parameter(self, name: str, fans: tuple[float, float] | None = None, repeats: int = 1) -> Parameter:
         tensor, requires_grad = whole(self._tensors[name]), self._tensors[name].requires_grad
         names = self._aliases.get(name, [name])
-        record = parameter_record(
+        return parameter_record(
             name,
             tensor,
             fans=fans,
@@ -200,11 +200,9 @@ class RecordBuilder:
             aliases=tuple(n for n in names if n != name),
             requires_grad=requires_grad,
             seen=self._seen.get(name),
+            unwritten=not self._unwritten.isdisjoint(names),
+            gradient=self._gradients.get(names[0]),
         )
-        if not self._unwritten.isdisjoint(names):
-            record = replace(record, unwritten=True, init="never written")
-        gradient = self._gradients.get(names[0])
-        return record if gradient is None else replace(record, grad_rms=gradient[0], grad_nonfinite=gradient[1])
 
     def parameters(self, layers: tuple[Layer, ...]) -> tuple[Parameter, ...]:
         """Every parameter once, as it is stored."""

@@ -99,6 +99,8 @@ def with_origin(trace: Trace, origin: Origin) -> Trace:
     """The trace with what is known of each parameter's origin written to its records."""
 
     def marked(parameter: Parameter) -> Parameter:
+        if not any(parameter.fqn in known for known in (origin.reproducible, origin.follows_seed, origin.copies)):
+            return parameter
         return replace(
             parameter,
             reproducible=origin.reproducible.get(parameter.fqn),
@@ -106,6 +108,8 @@ def with_origin(trace: Trace, origin: Origin) -> Trace:
             copy_of=origin.copies.get(parameter.fqn),
         )
 
+    if origin == Origin():
+        return trace
     layers = (
         replace(layer, weight=marked(layer.weight), bias=marked(layer.bias) if layer.bias else None)
         for layer in trace.layers

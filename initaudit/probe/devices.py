@@ -6,14 +6,13 @@ device until the end of the run; only the memory of the host is read at once, wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
-FEW = 1 << 19  # elements that one thread has read by the time that a second has woken up
+FEW = 1 << 20  # elements that one thread has read by the time that a second has woken up
 
 
 def answers_at_once(device: torch.device) -> bool:
@@ -37,18 +36,22 @@ def any_nonzero(flags: Sequence[Tensor]) -> list[bool]:
     return found
 
 
-@contextmanager
-def one_thread_for(elements: int, device: torch.device) -> Iterator[None]:
+class one_thread_for:  # noqa: N801  # used as a function, and entered too often for a generator
     """Leave a few elements in the processor's memory to the thread that asks: waking others takes 40 µs, reading 10."""
-    before = torch.get_num_threads() if elements <= FEW and device.type == "cpu" and _threads_can_change() else 1
-    if before == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+
+    __slots__ = ("_before",)
+
+    def __init__(self, elements: int, device: torch.device) -> None:
+        alone = elements <= FEW and device.type == "cpu" and _threads_can_change()
+        self._before = torch.get_num_threads() if alone else 1
+
+    def __enter__(self) -> None:
+        if self._before != 1:
+            torch.set_num_threads(1)
+
+    def __exit__(self, *failure: object) -> None:
+        if self._before != 1:
+            torch.set_num_threads(self._before)
 
 
 @cache

@@ -9,8 +9,9 @@ the tensor is too small to tell scales apart, only the plain law is named.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -95,8 +96,7 @@ def looks_like(
     if structure:
         return structure
     shape = tuple(tensor.shape)
-    known = {law: list(_candidates(law, fans, torch_fans, repeats, shape)) for law in ("uniform", "normal")}
-    law = _law(moments, tensor.dtype, known)
+    law = _law(moments, tensor.dtype, partial(_candidates, fans, torch_fans, repeats, shape[0] if shape else 0))
     if identical_rows:
         return f"identical rows of {law}"
     return _with_zeros(law, tensor, moments) if moments.zero_fraction > 1e-3 else law
@@ -105,7 +105,7 @@ def looks_like(
 # --- the law -----------------------------------------------------------------------------------------------
 
 
-def _law(moments: Moments, dtype: torch.dtype, known: dict[str, list[Candidate]]) -> str:
+def _law(moments: Moments, dtype: torch.dtype, known: Callable[[str], Sequence[Candidate]]) -> str:
     n, seen, kurtosis = moments.nonzero, moments.looked_at, moments.kurtosis
     if n < TOO_FEW or kurtosis is None or moments.nonfinite:
         return "unknown"
@@ -122,7 +122,7 @@ def _law(moments: Moments, dtype: torch.dtype, known: dict[str, list[Candidate]]
     error = moments.std_uncertainty
 
     if _is_uniform(reach, kurtosis, n, seen):
-        if centred and (name := _uniform_scheme(bound, n, rounding, known["uniform"])):
+        if centred and (name := _uniform_scheme(bound, n, rounding, known("uniform"))):
             return name
         half = bound * (1 + 1 / n)
         ends = (0.0 if abs(end) < MISSED * half / n else end for end in (centre - half, centre + half))
@@ -133,7 +133,7 @@ def _law(moments: Moments, dtype: torch.dtype, known: dict[str, list[Candidate]]
     cut = _cut(reach, kurtosis, n, seen)
     if cut is None:
         return "unknown"
-    if centred and error < SHARP and (name := _normal_scheme(std, error, known["normal"])):
+    if centred and error < SHARP and (name := _normal_scheme(std, error, known("normal"))):
         return _add(name, "truncated") if cut else name
     if cut:
         # The parameter of a law cut at two of its own standard deviations is half its bound.
@@ -160,7 +160,7 @@ def _cut(reach: float, kurtosis: float, n: int, seen: int) -> bool | None:
     return False if -low < kurtosis - KURTOSIS_NORMAL < high else None
 
 
-def _uniform_scheme(bound: float, n: int, rounding: float, candidates: list[Candidate]) -> str | None:
+def _uniform_scheme(bound: float, n: int, rounding: float, candidates: Sequence[Candidate]) -> str | None:
     """The likeliest uniform scheme: the largest of n values lies within about 1/n of the law's bound."""
     best: tuple[float, str] | None = None
     for candidate in candidates:
@@ -172,7 +172,7 @@ def _uniform_scheme(bound: float, n: int, rounding: float, candidates: list[Cand
     return best[1] if best else None
 
 
-def _normal_scheme(std: float, error: float, candidates: list[Candidate]) -> str | None:
+def _normal_scheme(std: float, error: float, candidates: Sequence[Candidate]) -> str | None:
     """The likeliest normal scheme within 3.5 standard errors of the std."""
     best: tuple[float, str] | None = None
     for candidate in candidates:
@@ -182,12 +182,15 @@ def _normal_scheme(std: float, error: float, candidates: list[Candidate]) -> str
     return best[1] if best else None
 
 
+@lru_cache(maxsize=1024)
 def _candidates(
-    law: str,
-    fans: tuple[float, float] | None,
-    torch_fans: tuple[int, int] | None,
-    repeats: int,
-    shape: tuple[int, ...],
+    fans: tuple[float, float] | None, torch_fans: tuple[int, int] | None, repeats: int, rows: int, law: str
+) -> tuple[Candidate, ...]:
+    return tuple(_tried(law, fans, torch_fans, repeats, rows))
+
+
+def _tried(
+    law: str, fans: tuple[float, float] | None, torch_fans: tuple[int, int] | None, repeats: int, rows: int
 ) -> Iterator[Candidate]:
     if torch_fans and min(torch_fans) > 0:
         yield from _schemes(law, *torch_fans)
@@ -197,8 +200,8 @@ def _candidates(
             yield Candidate(_add(scheme.name, "effective fans"), scheme.std, rarity)
     if law == "normal":
         yield from (Candidate(f"normal(std={std})", std, 1.2) for std in (0.01, 0.02, 0.05, 0.1, 1))
-    elif repeats > 1 and shape and shape[0] // repeats > 0:
-        yield Candidate("torch recurrent default", math.sqrt(repeats / (3 * shape[0])), 1.0)
+    elif repeats > 1 and rows // repeats > 0:
+        yield Candidate("torch recurrent default", math.sqrt(repeats / (3 * rows)), 1.0)
 
 
 def _schemes(law: str, fan_in: float, fan_out: float) -> Iterator[Candidate]:

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-FEW = 16  # rows looked at first: independent draws do not get past them
-LARGEST = 2048  # rows up to which all are looked at
+from initaudit.probe.devices import one_thread_for
+
+FEW = 4  # rows looked at first: independent draws do not get past them
+LARGEST = 2048  # rows looked at then
 _TOGETHER = 1 << 18  # products of rows looked at together
 _ROUNDINGS = 6  # standard deviations of rounding that orthogonal rows may be off, among some thousand of them
 
@@ -21,9 +23,9 @@ def orthogonal_gains(matrices: Sequence[Tensor]) -> list[float | None]:
     device for the few rows of each that are looked at first, and in another for those that got past them.
     """
     first = _gains({i: m for i, m in enumerate(matrices) if min(m.shape) > 1}, most=FEW)
-    whole = {i: matrices[i] for i in first if FEW < min(matrices[i].shape) <= LARGEST}
-    again = _gains(whole, most=LARGEST)
-    return [again.get(i) if i in whole else first.get(i) for i in range(len(matrices))]
+    larger = {i: matrices[i] for i in first if FEW < min(matrices[i].shape)}
+    again = _gains(larger, most=LARGEST)
+    return [again.get(i) if i in larger else first.get(i) for i in range(len(matrices))]
 
 
 def _gains(matrices: Mapping[int, Tensor], most: int) -> dict[int, float]:
@@ -36,7 +38,8 @@ def _gains(matrices: Mapping[int, Tensor], most: int) -> dict[int, float]:
     for ((count, length), dtype, device), members in groups.items():
         step = max(1, _TOGETHER // count**2)
         for part in (members[start : start + step] for start in range(0, len(members), step)):
-            grams = torch.stack([_gram(matrices[i], count) for i in part])
+            with one_thread_for(count * length, device):
+                grams = torch.stack([_gram(matrices[i], count) for i in part])
             found.setdefault(device, []).append((part, _squared_gains(grams, length, dtype)))
     return {
         i: math.sqrt(gain)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import compress
+from operator import eq, is_
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from torch.nn.parameter import is_lazy
 
 from initaudit.probe import devices
 from initaudit.probe.shards import is_shard, local
+
+_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})  # in which nothing else is held
 
 
 class Snapshot:
@@ -26,9 +29,10 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._modules = [(m, dict(m.__dict__), _containers(m)) for m in model.modules()]
+        walks = [(m, _Walk(m)) for m in model.modules()]
+        self._modules = [(m, dict(m.__dict__), walk.containers) for m, walk in walks]
         self._parameters = [(p, p.requires_grad, p.grad, [dict(h) for h in _hooks(p)]) for p in model.parameters()]
-        self._memory = [(b, b.data) for b in {id(b): b for b in _state_tensors(model)}.values()]
+        self._memory = [(b, b.data) for b in {id(b): b for _, walk in walks for b in walk.state()}.values()]
         self._written = [(data, data.clone()) for _, data in self._memory]
         self._storages: dict[int, list[Tensor]] = {}
         for p in model.parameters():
@@ -87,39 +91,48 @@ def _hooks(parameter: Tensor) -> tuple[dict[int, Any], ...]:
     return tuple(getattr(parameter, name, None) or {} for name in ("_backward_hooks", "_post_accumulate_grad_hooks"))
 
 
-def _state_tensors(model: nn.Module) -> Iterator[Tensor]:
-    """Buffers, and every plain tensor that a module holds as an attribute or in a container of its own."""
-    for module in model.modules():
-        for value in _held(module.__dict__):
-            plain = isinstance(value, Tensor) and not isinstance(value, nn.Parameter) and not is_lazy(value)
-            held = local(value) if plain else None
+class _Walk:
+    """What a module holds: ``containers``, each dict, list and set with a copy of what is in it, and ``tensors``."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.containers: list[tuple[Any, Any]] = []
+        self.tensors: list[Tensor] = []
+        self._enter(module.__dict__.values(), 5)
+
+    def _enter(self, values: Iterable[Any], depth: int) -> None:
+        for value in values:
+            if type(value) in _ATOMS or isinstance(value, nn.Module):
+                continue
+            if isinstance(value, (dict, list, set)) and hasattr(value, "copy"):
+                self.containers.append((value, value.copy()))
+            if isinstance(value, Tensor):
+                self.tensors.append(value)
+            elif depth and isinstance(value, (dict, list, tuple)) and value:
+                self._enter(value.values() if isinstance(value, dict) else value, depth - 1)
+
+    def state(self) -> Iterator[Tensor]:
+        """Buffers, and every plain tensor that the module holds as an attribute or in a container of its own."""
+        for value in self.tensors:
+            held = None if isinstance(value, nn.Parameter) or is_lazy(value) else local(value)
             if held is not None and held.layout is torch.strided:
                 yield held
 
 
-def _containers(module: nn.Module) -> list[tuple[Any, Any]]:
-    """The dicts, lists and sets that a module holds, nested ones too, each with a copy of what was in it."""
-    return [
-        (value, value.copy())
-        for value in _held(module.__dict__)
-        if isinstance(value, (dict, list, set)) and hasattr(value, "copy")
-    ]
-
-
-def _held(container: Any, depth: int = 5) -> Iterator[Any]:
-    """What is in ``container``, and in the dicts, lists and tuples in it."""
-    for value in container.values() if isinstance(container, dict) else container:
-        yield value
-        if depth and isinstance(value, (dict, list, tuple)):
-            yield from _held(value, depth - 1)
+def _same(value: Any, content: Any) -> bool:
+    """Whether a container holds, in the same order, the very things that are in ``content``."""
+    if len(value) != len(content):
+        return False
+    if not isinstance(value, dict):
+        return all(map(is_, value, content))
+    return all(map(is_, value.values(), content.values())) and all(map(eq, value, content))
 
 
 def _refill(value: Any, content: Any) -> None:
     if isinstance(value, list):
-        if len(value) != len(content) or any(a is not b for a, b in zip(value, content, strict=True)):
+        if not _same(value, content):
             value[:] = content
     elif isinstance(value, dict):
-        if list(value) != list(content) or any(value[k] is not content[k] for k in content):
+        if not _same(value, content):
             value.clear()
             value.update(content)
     elif value != content:
@@ -148,7 +161,10 @@ def random_state(seed: int) -> Iterator[None]:
 
 def seed_all(seed: int) -> None:
     """Seed the generators that models draw from: torch's (all devices), Python's and numpy's."""
-    torch.manual_seed(seed)
+    if torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available():
+        torch.manual_seed(seed)
+    else:  # which notes where it was called, for devices that there may be later: a millisecond
+        torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
 

@@ -51,18 +51,9 @@ class Sampler:
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._plans: dict[tuple[object, ...], Plan] = {}
 
     def plan(self, tensor: Tensor, unit_dim: int, *, gradient: bool) -> Plan:
         """How to look at ``tensor``; of ``gradient`` fewer elements, and not at each of its units."""
-        plain = type(tensor) is Tensor and not tensor.is_neg()
-        key = (tensor.shape, tensor.stride() if plain else None, tensor.device, unit_dim, gradient)
-        plan = self._plans.get(key)
-        if plan is None:
-            plan = self._plans[key] = self._make(tensor, unit_dim, gradient, plain)
-        return plan
-
-    def _make(self, tensor: Tensor, unit_dim: int, gradient: bool, plain: bool) -> Plan:
         ordered = in_order(tensor, unit_dim)
         shape = ordered.shape
         if tensor.numel() <= (GRADIENT_SAMPLE if gradient else SAMPLE):
@@ -71,7 +62,7 @@ class Sampler:
         index = tuple(sent(i, tensor.device) for i in (samples[:, None], *(m[None, :] for m in middle)))
         chosen = sent(units, tensor.device) if len(units) < shape[-1] else None
         taken = torch.Size([len(samples), len(middle[0]) if middle else 1, len(units)])
-        places, width, reach = _places(ordered, index, chosen) if plain else (None, 1, 0)
+        places, width, reach = _places(ordered, index, chosen) if _plain(tensor) else (None, 1, 0)
         if chosen is None or gradient:
             return Plan(taken, False, index, chosen, places, width, reach)
         every, looked = self._every(shape[0], math.prod(shape[1:-1]))
@@ -101,15 +92,18 @@ class Sampler:
         return torch.Generator().manual_seed(self._seed + 7919 * sum((i + 1) * n for i, n in enumerate(shape)))
 
 
+def _plain(tensor: Tensor) -> bool:
+    """Whether its strides tell where its elements lie."""
+    return type(tensor) is Tensor and not tensor.is_neg()
+
+
 def in_order(tensor: Tensor, unit_dim: int) -> Tensor:
     """The tensor with its samples in front and its units behind; a vector is one sample of one unit."""
     return tensor.movedim(unit_dim, -1) if tensor.dim() > 1 else tensor.reshape(1, -1, 1)
 
 
-def look_at_units(tensor: Tensor, unit_dim: int, plan: Plan, bounds: tuple[float, float] | None) -> Units | None:
-    """What all units are, where the sample leaves some out."""
-    if plan.every is None:
-        return None
+def look_at_units(tensor: Tensor, unit_dim: int, plan: Plan, bounds: tuple[float, float] | None) -> Units:
+    """What all units are, of which the sample leaves some out."""
     ordered = in_order(tensor, unit_dim)
     rows = ordered.reshape(len(ordered), -1, ordered.shape[-1])[plan.every]
     alive = rows.amax((0, 1)).ne_(0).logical_or_(rows.amin((0, 1))).bool()  # many times as fast as any

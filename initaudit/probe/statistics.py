@@ -27,14 +27,13 @@ from torch import Tensor
 from initaudit.probe.devices import one_thread_for
 from initaudit.probe.sampling import Plan, Sampler, look_at_units, take
 from initaudit.probe.shards import local
-from initaudit.probe.sums import BINS, FIELDS, Sums, statistics_of, sums_of
+from initaudit.probe.sums import BINS, CENTRED, FIELDS, Sums, statistics_of, sums_of
 from initaudit.probe.whole import norm_and_check, norm_and_total
 from initaudit.probe.workspace import Group, Workspace
 from initaudit.records import Histogram, Stats
 
 SUMMED = 1 << 20  # elements up to which those of an activation are summed too
 _SMALLEST, _LARGEST = 1e-15, 1e30  # beyond these, squares and sums of finite numbers may leave float32
-_CENTRED = 1e-3  # variance over squared mean below which their difference has lost its digits
 _WIDTH = len(FIELDS) + BINS + 2  # with what is known of the whole tensor
 
 
@@ -78,7 +77,18 @@ class Measured:
 
 
 Merge = Callable[[list[Measured]], list[Measured]]
-_Key = tuple[torch.Size, torch.dtype, torch.device, tuple[float, float] | None, bool, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What tensors of one shape have in common; ``group`` is the number of that in which they are reduced."""
+
+    plan: Plan
+    unit_dim: int
+    facts: Facts
+    group: int
+    bounds: tuple[float, float] | None
+    compare: bool
 
 
 class Statistics:
@@ -95,7 +105,10 @@ class Statistics:
         self._products = products
         self._kept: dict[torch.device, list[Measured]] = {}
         self._facts: dict[Measurement, Facts] = {}
-        self._groups: dict[_Key, Group] = {}
+        self._kinds: dict[tuple[object, ...], _Kind | None] = {}
+        self._numbers: dict[tuple[object, ...], int] = {}  # of groups, by what their members have in common
+        self._groups: dict[int, Group] = {}
+        self._full: list[Group] = []
         self._workspaces: dict[torch.device, Workspace] = {}
         self._collected: dict[torch.device, list[list[float]]] = {}
         self._made: dict[Measurement, Stats] = {}
@@ -119,84 +132,98 @@ class Statistics:
         that has no statistics: empty, not floating point, on the meta device, or not strided. Of a DTensor the part
         that this process holds is measured.
         """
-        held = local(tensor)
-        if held is None:
+        started = time.perf_counter()
+        held = tensor if type(tensor) is Tensor else local(tensor)
+        if held is None or held.layout is not torch.strided or held.is_nested:
             return None
-        tensor = held
+        tensor = held.detach()
         if tensor.is_complex():
             tensor = torch.view_as_real(tensor.resolve_conj())
             unit_dim = -2
-        if not _measurable(tensor):
-            return None
-        started = time.perf_counter()
         if 0 < sample_dim < tensor.dim() - 1 and unit_dim == -1:
             tensor = tensor.movedim(sample_dim, 0)
-        with torch.no_grad(), one_thread_for(tensor.numel(), tensor.device):
-            tensor = tensor.detach()
-            plan = self._sampler.plan(tensor, unit_dim, gradient=not compare)
-            summed = compare and tensor.numel() <= SUMMED
-            measurement = self._add(tensor, unit_dim, plan, bounds, compare, summed)
-        self._facts[measurement] = Facts(
+        kind = self._kind(tensor, unit_dim, bounds, compare, search)
+        if kind is None:
+            return None
+        with one_thread_for(kind.facts.count, tensor.device):
+            measurement = self._add(tensor, kind)
+        self._facts[measurement] = kind.facts
+        self.seconds += time.perf_counter() - started
+        return measurement
+
+    def _kind(
+        self, tensor: Tensor, unit_dim: int, bounds: tuple[float, float] | None, compare: bool, search: bool
+    ) -> _Kind | None:
+        """All that is the same for every tensor of one shape; ``None`` for those that have no statistics."""
+        plain = type(tensor) is Tensor and not tensor.is_neg()
+        strides = tensor.stride() if plain else None
+        key = (tensor.shape, strides, tensor.dtype, tensor.device, unit_dim, bounds, compare, search)
+        if key not in self._kinds:
+            self._kinds[key] = self._described(tensor, unit_dim, bounds, compare, search)
+        return self._kinds[key]
+
+    def _described(
+        self, tensor: Tensor, unit_dim: int, bounds: tuple[float, float] | None, compare: bool, search: bool
+    ) -> _Kind | None:
+        if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
+            return None
+        plan = self._sampler.plan(tensor, unit_dim, gradient=not compare)
+        facts = Facts(
             count=tensor.numel(),
             sampled=plan.shape.numel(),
             samples=tensor.shape[0] if tensor.dim() > 1 else 1,
             units=tensor.shape[unit_dim] if tensor.dim() else 1,
             exact=plan.whole,
             search=search,
-            summed=summed,
+            summed=compare and tensor.numel() <= SUMMED,
         )
-        self.seconds += time.perf_counter() - started
-        return measurement
+        group = (plan.shape, tensor.dtype, tensor.device, bounds, compare, plan.seen)
+        return _Kind(plan, unit_dim, facts, self._numbers.setdefault(group, len(self._numbers)), bounds, compare)
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
-    def _add(
-        self,
-        tensor: Tensor,
-        unit_dim: int,
-        plan: Plan,
-        bounds: tuple[float, float] | None,
-        compare: bool,
-        summed: bool,
-    ) -> Measurement:
-        key = (plan.shape, tensor.dtype, tensor.device, bounds, compare, plan.seen)
-        group, workspace = self._groups.get(key), self._workspaces.get(tensor.device)
+    def _add(self, tensor: Tensor, kind: _Kind) -> Measurement:
+        device, plan = tensor.device, kind.plan
+        group, workspace = self._groups.get(kind.group), self._workspaces.get(device)
         if workspace is None:
-            workspace = self._workspaces[tensor.device] = Workspace(tensor.device, _WIDTH)
+            workspace = self._workspaces[device] = Workspace(device, _WIDTH)
         if group is None:
             if not workspace.free:
-                waiting = {k: len(g.rows) * k[0].numel() for k, g in self._groups.items() if k[2] == tensor.device}
-                self._flush(max(waiting, key=waiting.__getitem__))
-            group = self._groups[key] = workspace.group(plan.shape, tensor.dtype)
+                self._flush(device)
+            group = workspace.group(plan.shape, tensor.dtype, kind.bounds, kind.compare)
+            self._groups[kind.group] = group
         row = workspace.new_row()
-        take(tensor, unit_dim, plan, out=group.samples[len(group.rows)])
+        if not plan.whole:  # read as a whole first: a sample of it is then found in the cache
+            workspace.keep_ends(row, *(norm_and_total(tensor) if kind.facts.summed else norm_and_check(tensor)))
+        take(tensor, kind.unit_dim, plan, out=group.samples[len(group.rows)])
         group.rows.append(row)
-        units = look_at_units(tensor, unit_dim, plan, bounds)
-        if units is not None:
-            group.units.append(units)
-        if not plan.whole:
-            workspace.keep_ends(row, *(norm_and_total(tensor) if summed else norm_and_check(tensor)))
+        if plan.every is not None:
+            group.units.append(look_at_units(tensor, kind.unit_dim, plan, kind.bounds))
         if len(group.rows) == len(group.samples):
-            self._flush(key)
-        return Measurement(tensor.device, row)
+            self._full.append(self._groups.pop(kind.group))
+        return Measurement(device, row)
 
-    def _flush(self, *keys: _Key) -> None:
-        for key in keys:
-            group, workspace = self._groups.pop(key), self._workspaces[key[2]]
-            with one_thread_for(group.samples.numel(), key[2]):
-                sums = sums_of(group, workspace, bounds=key[3], compare=key[4], products=self._products)
+    def _flush(self, device: torch.device) -> None:
+        """Reduce all groups that wait: in a row, for between two layers of a model all code has left the caches."""
+        workspace = self._workspaces[device]
+        waiting = [group for group in (*self._full, *self._groups.values()) if group.samples.device == device]
+        self._full = [group for group in self._full if group.samples.device != device]
+        self._groups = {n: group for n, group in self._groups.items() if group.samples.device != device}
+        for group in waiting:
+            with one_thread_for(group.samples.numel(), device):
+                sums = sums_of(group, workspace, products=self._products)
             if self._merge is None:
                 workspace.keep(group.rows, statistics_of(sums))
             else:
-                self._kept.setdefault(key[2], []).append(
-                    Measured(group.rows, [], sums, *workspace.ends(group.rows, 2).T)
-                )
+                ends = workspace.ends(group.rows, 2).T
+                self._kept.setdefault(device, []).append(Measured(group.rows, [], sums, *ends))
             workspace.free.append(group.slab)
 
     def collect(self) -> None:
         """Bring every vector to the host: one transfer per device."""
         with torch.no_grad():
-            self._flush(*self._groups)
+            for device in self._workspaces:
+                self._flush(device)
             for device, kept in self._kept.items():
                 kept = [replace(m, facts=[self._facts[Measurement(device, row)] for row in m.rows]) for m in kept]
                 for merged in self._merge(kept) if self._merge else ():
@@ -240,7 +267,7 @@ def _made(facts: Facts, row: list[float]) -> Stats:
         if facts.summed and math.isfinite(check):
             mean = check / facts.count
             variance = rms * rms - mean * mean
-            if variance > _CENTRED * mean * mean:
+            if variance > CENTRED * rms * rms:
                 std = math.sqrt(variance)
     return Stats(
         count=facts.count,
@@ -276,13 +303,3 @@ def _nonfinite(facts: Facts, bad: int, check: float, largest: float) -> int:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
-
-
-def _measurable(tensor: Tensor) -> bool:
-    return (
-        tensor.is_floating_point()
-        and tensor.layout is torch.strided
-        and not tensor.is_meta
-        and not tensor.is_nested
-        and tensor.numel() > 0
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -17,11 +18,12 @@ from torch.nn.parameter import UninitializedParameter
 from initaudit.probe.devices import one_thread_for, sent
 from initaudit.probe.fingerprint import Moments, looks_like
 from initaudit.probe.orthogonal import orthogonal_gains
-from initaudit.probe.whole import chunks, widened
+from initaudit.probe.whole import norm_and_total
 from initaudit.records import Parameter
 
 BLOCK = 1 << 20  # entries converted to float64 at a time
-SAMPLE = 1 << 15  # entries looked at for kurtosis and zeros in a large tensor
+SAMPLE = 1 << 14  # entries looked at for kurtosis and zeros in a large tensor
+LINE = 8  # of which that many lie side by side
 LARGE = 1 << 17  # entries from which a sample stands for all
 SMALL = 1 << 14  # entries up to which tensors of one size are measured together, in float64
 TOGETHER = 1 << 18  # entries of such tensors at a time
@@ -56,20 +58,23 @@ def parameter_record(
     aliases: tuple[str, ...] = (),
     requires_grad: bool = True,
     seen: Seen | None = None,
+    unwritten: bool = False,
+    gradient: tuple[float, int] | None = None,
 ) -> Parameter:
     """Describe ``tensor``, of any shape, dtype and device, as it is; it is read and nothing else.
 
     ``fans`` are the effective ``(fan_in, fan_out)`` of the layer and ``torch_fans`` those that ``torch.nn.init``
     reads off the shape, where they exist; ``repeats`` is the number of row blocks that share one fan. Mean, rms,
     range and the count of non-finite entries are exact; the kurtosis and the fraction of zeros of a tensor above
-    131,072 entries come from 32,768 of them, drawn with a generator of its own. ``std_uncertainty`` is
+    131,072 entries come from 16,384 of them, drawn with a generator of its own. ``std_uncertainty`` is
     ``sqrt((kurtosis - 1) / (4 N))``, the relative standard error of the std of N independent values. What holds no
     real numbers to judge (meta, empty, lazy, complex, integer, sparse) has NaN statistics and says so in ``init``.
-    ``seen`` is what :func:`look` saw of the tensor, where it looked at many together.
+    ``seen`` is what :func:`look` saw of the tensor, where it looked at many together; ``gradient`` the rms of its
+    gradient and how many entries of that are not finite.
     """
     seen = seen or look([tensor])[0]
     moments = seen.moments
-    init = seen.blank or looks_like(
+    init = "never written" if unwritten else seen.blank or looks_like(
         tensor,
         moments,
         fans=fans,
@@ -97,6 +102,8 @@ def parameter_record(
         constant=moments.constant,
         identical_rows=seen.identical_rows,
         requires_grad=requires_grad,
+        unwritten=unwritten,
+        **({} if gradient is None else {"grad_rms": gradient[0], "grad_nonfinite": gradient[1]}),
     )
 
 
@@ -110,9 +117,10 @@ def look(tensors: Sequence[Tensor], *, stacked: Collection[int] = ()) -> list[Se
     whole = [i for i, reason in enumerate(blank) if reason is None]
     moments = dict(zip(whole, measure([tensors[i] for i in whole]), strict=True))
     matrices = [i for i in whole if tensors[i].dim() > 1 and len(tensors[i]) > 1]
-    alike = _true_of([(i, (tensors[i][0] == tensors[i][1]).all()) for i in matrices])
-    identical = _true_of([(i, (tensors[i] == tensors[i][:1]).all()) for i in alike])
     drawn = [i for i in matrices if not moments[i].constant and not moments[i].nonfinite]
+    alike = _true_of([(i, (tensors[i][0] == tensors[i][1]).all()) for i in drawn])
+    identical = _true_of([(i, (tensors[i] == tensors[i][:1]).all()) for i in alike])
+    identical |= {i for i in matrices if moments[i].constant}
     gains = dict(zip(drawn, orthogonal_gains([tensors[i].detach().flatten(1) for i in drawn]), strict=True))
     starting = [i for i in drawn if i in stacked]
     starts = dict(zip(starting, orthogonal_gains([tensors[i].detach().flatten(1)[:2] for i in starting]), strict=True))
@@ -149,17 +157,16 @@ def measure(tensors: Sequence[Tensor]) -> list[Moments]:
     """Moments of non-empty floating-point tensors of any shape; over the finite entries, where some are not."""
     groups: dict[tuple[object, ...], list[int]] = {}
     for i, tensor in enumerate(tensors):
-        size = tensor.numel()
-        groups.setdefault((size, tensor.dtype, tensor.device, i if size > SMALL else -1), []).append(i)
+        groups.setdefault((tensor.numel(), tensor.dtype, tensor.device), []).append(i)
     reduced: dict[torch.device, list[tuple[list[int], Tensor]]] = {}
-    samples: dict[tuple[int, torch.device], Tensor] = {}
-    for members in groups.values():
-        step = max(1, TOGETHER // tensors[members[0]].numel())
+    for (count, _, device), members in groups.items():
+        seen = _seen_of(count)
+        step = max(1, TOGETHER // seen)
+        places = None if seen == count else _places(count, device)
         for part in (members[start : start + step] for start in range(0, len(members), step)):
-            rows = [_flat(tensors[i]) for i in part]
-            with one_thread_for(sum(map(len, rows)), rows[0].device):
-                vectors = _vectors(torch.stack(rows) if len(rows) > 1 else rows[0][None], samples)
-            reduced.setdefault(vectors.device, []).append((part, vectors))
+            with one_thread_for(count, device):
+                vectors = _vectors([_flat(tensors[i]) for i in part], places)
+            reduced.setdefault(device, []).append((part, vectors))
     found: dict[int, list[float]] = {}
     for parts in reduced.values():
         numbers = [i for part, _ in parts for i in part]
@@ -167,52 +174,60 @@ def measure(tensors: Sequence[Tensor]) -> list[Moments]:
     return [_moments(tensor, *found[i]) for i, tensor in enumerate(tensors)]
 
 
+def _seen_of(count: int) -> int:
+    """How many of ``count`` entries are looked at for what lies beyond mean, std and range."""
+    return count if count <= LARGE else SAMPLE
+
+
 def _flat(tensor: Tensor) -> Tensor:
     flat = tensor.detach().reshape(-1)
     return flat.float() if flat.element_size() == 1 else flat  # float8 has no arithmetic of its own
 
 
-def _vectors(rows: Tensor, samples: dict[tuple[int, torch.device], Tensor]) -> Tensor:
-    """The arguments of :func:`_moments` for each of ``rows`` ``(k, n)``, of which there is one where n is large."""
-    n = rows.shape[1]
-    wide = torch.float32 if rows.device.type == "mps" else torch.float64
+def _vectors(rows: Sequence[Tensor], places: Tensor | None) -> Tensor:
+    """The arguments of :func:`_moments` for each of ``rows`` of one length, looked at in ``places`` or as a whole."""
+    n, device = len(rows[0]), rows[0].device
+    wide = torch.float32 if device.type == "mps" else torch.float64
     if n <= SMALL:
         work = wide
-        values = rows.to(work)
-        sums = (values.sum(1), values.square().sum(1))
+        values = torch.stack(list(rows)).to(work)
+        totals, squares = values.sum(1), values.square().sum(1)
         low, high = values.amin(1), values.amax(1)
     else:
-        work = torch.promote_types(rows.dtype, torch.float32)
-        sums = _sums(rows[0], work, wide)
-        low, high = (end[None].to(work) for end in torch.aminmax(rows))
-        values = (rows.index_select(1, _places(n, rows.device, samples)) if n > LARGE else rows).to(work)
+        work = torch.promote_types(rows[0].dtype, torch.float32)
+        seen = n if places is None else places.numel() * LINE
+        values = torch.empty(len(rows), seen, dtype=work, device=device)
+        sums, ends = [], []
+        for row, room in zip(rows, values, strict=True):
+            sums += norm_and_total(row)
+            ends += torch.aminmax(row)
+            if places is None:
+                room.copy_(row)
+            else:
+                lines = row.as_strided((n // LINE, LINE), (LINE, 1))
+                room.copy_(lines.index_select(0, places).view(-1))
+        norms, totals = torch.stack(sums).to(wide).view(-1, 2).T
+        squares = norms.square()
+        low, high = torch.stack(ends).to(work).view(-1, 2).T
     # Scaled by the largest first, because the fourth power of 1e-100 is zero.
-    values = values / torch.maximum(-low, high).clamp_min(torch.finfo(work).tiny)[:, None]
+    values = values.mul_(1 / torch.maximum(-low, high).clamp_min(torch.finfo(work).tiny)[:, None])
     alive = torch.ne(values, 0, out=torch.empty_like(values))
-    seen = alive.sum(1)
-    squares = (values - (values.sum(1) / seen)[:, None]).mul_(alive).square_()
-    fourth = torch.linalg.vector_norm(squares, dim=1).square() / seen
-    return torch.stack([v.to(wide) for v in (*sums, low, high, seen, squares.sum(1) / seen, fourth)], 1)
+    many = alive.sum(1)
+    powers = (values.sub_((values.sum(1) / many)[:, None])).mul_(alive).square_()
+    fourth = torch.linalg.vector_norm(powers, dim=1).square() / many
+    columns = (totals, squares, low, high, many, powers.sum(1) / many, fourth)
+    return torch.stack([v.to(wide) for v in columns], 1)
 
 
-def _sums(flat: Tensor, work: torch.dtype, wide: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Sum and sum of squares, ``(1,)`` each: of short pieces in ``work``, combined in ``wide``."""
-    totals, norms = [], []
-    for part in widened(chunks(flat), work):
-        totals.append(part.sum(1, dtype=work))
-        norms.append(torch.linalg.vector_norm(part, dim=1, dtype=work))
-    return (
-        torch.cat(totals).sum(0, keepdim=True, dtype=wide),
-        torch.cat(norms).to(wide).square().sum(0, keepdim=True),
-    )
+@cache
+def _places(count: int, device: torch.device) -> Tensor:
+    """Which lines of ``count`` entries are looked at: the same ones at each call, drawn with a generator of their own.
 
-
-def _places(n: int, device: torch.device, known: dict[tuple[int, torch.device], Tensor]) -> Tensor:
-    """Which of ``n`` entries are looked at: the same ones at each call, drawn with a generator of their own."""
-    if (n, device) not in known:
-        generator = torch.Generator().manual_seed(0)
-        known[n, device] = sent(torch.randint(n, (SAMPLE,), generator=generator, device="cpu"), device)
-    return known[n, device]
+    Entries that lie side by side come with one look at the memory.
+    """
+    generator = torch.Generator().manual_seed(0)
+    lines = torch.randint(count // LINE, (SAMPLE // LINE,), generator=generator, device="cpu")
+    return sent(lines.sort().values, device)
 
 
 def _moments(
@@ -237,7 +252,7 @@ def _moments(
         mean, variance = low, 0.0
     elif variance < 1e-3 * mean**2:  # the difference has lost its digits: centre first
         variance = _exact_sums(_flat(tensor), mean)[1] / count
-    looked_at = SAMPLE if count > LARGE else count
+    looked_at = _seen_of(count)
     return Moments(
         count=count,
         mean=mean,

@@ -13,6 +13,7 @@ from initaudit.probe.devices import sent
 GROUP = 1 << 18  # elements reduced together: as float64 they fit a processor's cache
 MEMBERS = 512  # tensors reduced together, however small
 SLABS = 32  # groups that may wait at a time, of 1 MiB each
+LUMP = 8  # of which that many are taken at a time
 ROWS = 1_024  # vectors for which room is made at a time
 
 
@@ -29,12 +30,15 @@ class Units:
 class Group:
     """Samples of one shape that wait to be reduced, and the rows that their statistics will fill.
 
-    ``samples`` ``(k, samples, positions, units)`` has room for k of them, in the slab of that number. ``units`` is what
-    was seen of all units, where the samples have not all of them.
+    ``samples`` ``(k, samples, positions, units)`` has room for k of them, in the ``slab``. ``bounds`` are the outputs
+    beyond which they count as saturated; ``compare`` asks for what lies between samples, where there are several.
+    ``units`` is what was seen of all units, where the samples have not all of them.
     """
 
-    slab: int
+    slab: Tensor
     samples: Tensor
+    bounds: tuple[float, float] | None
+    compare: bool
     rows: list[int] = field(default_factory=list)
     units: list[Units] = field(default_factory=list)
 
@@ -49,20 +53,22 @@ class Workspace:
 
     def __init__(self, device: torch.device, width: int) -> None:
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._slabs = torch.empty(SLABS, 4 * GROUP, dtype=torch.uint8, device=device)
-        self._values = torch.empty(2, GROUP, dtype=self.dtype, device=device)
+        self._slabs = [s for _ in range(SLABS // 8) for s in torch.empty(8, 4 * GROUP, dtype=torch.uint8, device=device)]
+        self._rooms = torch.empty(2, GROUP, dtype=self.dtype, device=device)
         self._places = torch.empty(GROUP, dtype=torch.int64, device=device)
         self._results: list[Tensor] = []  # rows of statistics, and of what is known of whole tensors
         self._ends: dict[int, list[float]] = {}  # of rows on the host, which takes a tenth of the time
         self._on_host = devices.answers_at_once(device)
         self._width = width
         self._taken = 0
-        self.free = list(range(SLABS))
+        # In lumps, for which an allocator has memory that was used before; the first pages are taken first.
+        lumps = (torch.empty(LUMP, 4 * GROUP, dtype=torch.uint8, device=device) for _ in range(SLABS // LUMP))
+        self.free = [slab for lump in lumps for slab in lump][::-1]
         self.one = torch.ones(1, 1, dtype=self.dtype, device=device)
 
     def new_row(self) -> int:
         if self._taken == ROWS * len(self._results):
-            self._results.append(self._values.new_full((ROWS, self._width), float("nan")))
+            self._results.append(self._rooms.new_full((ROWS, self._width), float("nan")))
         self._taken += 1
         return self._taken - 1
 
@@ -94,16 +100,18 @@ class Workspace:
             rows[row][-len(ends) :] = ends
         return rows
 
-    def group(self, shape: torch.Size, dtype: torch.dtype) -> Group:
+    def group(
+        self, shape: torch.Size, dtype: torch.dtype, bounds: tuple[float, float] | None, compare: bool
+    ) -> Group:
         """A group of its own slab, of which one must be free."""
         slab, size = self.free.pop(), shape.numel() * dtype.itemsize
         members = min(MEMBERS, GROUP // shape.numel(), 4 * GROUP // size)
-        return Group(slab, self._slabs[slab, : members * size].view(dtype).view(members, *shape))
+        return Group(slab, slab[: members * size].view(dtype).view(members, *shape), bounds, compare)
 
-    def values(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """The samples as float64 (float32 where the device has no better), and room of the same shape."""
-        x, room = (v[: samples.numel()].view(samples.shape) for v in self._values)
-        return x.copy_(samples), room
+    def rooms(self, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Room for two arrays of floats."""
+        one, other = (room.view(dtype)[: shape.numel()].view(shape) for room in self._rooms)
+        return one, other
 
     def places(self, shape: torch.Size) -> Tensor:
         """Room for whole numbers."""
