@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,28 +20,24 @@ _BLOCK = 1_000_003  # a prime: the tiled noise never falls into step with a tens
 
 def output_tensors(output: Any) -> list[Tensor]:
     """Every tensor that the model returned, once each, in the order of the containers that hold them."""
-    found: dict[int, Tensor] = {}
+    return list({id(tensor): tensor for tensor in _held(output, 4)}.values())
 
-    def walk(value: Any, depth: int) -> None:
-        if isinstance(value, Tensor):
-            found.setdefault(id(value), value)
-        elif depth == 0:
-            return
-        elif isinstance(value, Mapping):
-            for v in value.values():
-                walk(v, depth - 1)
-        elif isinstance(value, (tuple, list)):
-            for v in value:
-                walk(v, depth - 1)
-        elif isinstance(value, torch.distributions.Distribution):
-            for name in (*value.arg_constraints, "base_dist"):
-                walk(getattr(value, name, None), depth - 1)
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            for field in dataclasses.fields(value):
-                walk(getattr(value, field.name), depth - 1)
 
-    walk(output, 4)
-    return list(found.values())
+def _held(value: Any, depth: int) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+        return
+    inside: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        inside = value.values()
+    elif isinstance(value, (tuple, list)):
+        inside = value
+    elif isinstance(value, torch.distributions.Distribution):
+        inside = (getattr(value, name, None) for name in (*value.arg_constraints, "base_dist"))
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        inside = (getattr(value, field.name) for field in dataclasses.fields(value))
+    for part in inside if depth else ():
+        yield from _held(part, depth - 1)
 
 
 def differentiable(tensors: list[Tensor]) -> list[Tensor]:

@@ -12,7 +12,7 @@ from initaudit.probe.devices import one_thread_for
 
 FEW = 4  # rows looked at first: independent draws do not get past them
 LARGEST = 2048  # rows looked at then
-_TOGETHER = 1 << 18  # products of rows looked at together
+_TOGETHER = 1 << 18  # entries looked at together
 _ROUNDINGS = 6  # standard deviations of rounding that orthogonal rows may be off, among some thousand of them
 
 
@@ -36,10 +36,11 @@ def _gains(matrices: Mapping[int, Tensor], most: int) -> dict[int, float]:
         groups.setdefault(((min(most, rows), columns), matrix.dtype, matrix.device), []).append(i)
     found: dict[torch.device, list[tuple[list[int], Tensor]]] = {}
     for ((count, length), dtype, device), members in groups.items():
-        step = max(1, _TOGETHER // count**2)
+        step = max(1, _TOGETHER // (count * length))
         for part in (members[start : start + step] for start in range(0, len(members), step)):
-            with one_thread_for(count * length, device):
-                grams = torch.stack([_gram(matrices[i], count) for i in part])
+            with one_thread_for(min(len(part) * count * length, _TOGETHER), device):
+                rows = torch.stack([_rows(matrices[i], count) for i in part]).float()
+                grams = torch.bmm(rows, rows.mT)
             found.setdefault(device, []).append((part, _squared_gains(grams, length, dtype)))
     return {
         i: math.sqrt(gain)
@@ -51,11 +52,10 @@ def _gains(matrices: Mapping[int, Tensor], most: int) -> dict[int, float]:
     }
 
 
-def _gram(matrix: Tensor, count: int) -> Tensor:
-    """Products of ``count`` rows of ``matrix`` (or columns, whichever are fewer) with each other, in float32."""
-    short = matrix.detach() if matrix.shape[0] <= matrix.shape[1] else matrix.detach().T
-    rows = short[:: len(short) // count][:count].float()
-    return rows @ rows.T
+def _rows(matrix: Tensor, count: int) -> Tensor:
+    """``count`` rows of ``matrix``, or columns, whichever are fewer."""
+    short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    return short[:: len(short) // count][:count]
 
 
 def _squared_gains(grams: Tensor, length: int, dtype: torch.dtype) -> Tensor:

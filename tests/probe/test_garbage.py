@@ -1,6 +1,7 @@
 """What the audit does to the garbage collector ends with it."""
 
 import gc
+import weakref
 
 import pytest
 from torch import Tensor, nn
@@ -9,28 +10,58 @@ from initaudit.errors import AuditError
 from tests.probe.probing import Call, audit, randn
 
 
-def test_earlier_objects_are_left_alone_while_a_model_runs() -> None:
-    seen = []
+def test_no_full_collection_while_a_model_runs() -> None:
+    before, seen = gc.get_threshold(), []
 
     def forward(self: nn.Module, x: Tensor) -> Tensor:
-        seen.append((gc.isenabled(), gc.get_freeze_count() > 0))
+        seen.append((gc.isenabled(), gc.get_threshold()))
         return x * 2 if len(seen) == 1 else nn.functional.linear(x, randn(3, 3))
 
     model = Call(forward)
     audit(model, randn(4, 8))
     with pytest.raises(AuditError):
         audit(model, randn(4, 8))
-    assert seen == [(True, True)] * 2
-    assert gc.get_freeze_count() == 0
+    for enabled, (young, middle, old) in seen:
+        assert (enabled, young, middle) == (True, *before[:2])
+        assert old > 1_000_000
+    assert gc.get_threshold() == before
 
 
-def test_what_the_program_froze_stays_frozen() -> None:
-    gc.freeze()
+def test_what_the_model_itself_sets_stays() -> None:
+    before = gc.get_threshold()
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        gc.set_threshold(500, 5, 5)
+        return x * 2
+
+    try:
+        audit(Call(forward), randn(4, 8))
+        assert gc.get_threshold() == (500, 5, 5)
+    finally:
+        gc.set_threshold(*before)
+
+
+def test_a_collector_that_is_off_stays_off() -> None:
+    before = gc.get_threshold()
+    gc.set_threshold(0)
     try:
         audit(nn.Linear(8, 8), randn(4, 8))
-        assert gc.get_freeze_count() > 0
+        assert gc.get_threshold()[0] == 0
     finally:
-        gc.unfreeze()
+        gc.set_threshold(*before)
+
+
+def test_the_audit_leaves_no_tensor_to_the_collector() -> None:
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    outputs: list[weakref.ref[Tensor]] = []
+    model.register_forward_hook(lambda module, args, output: outputs.append(weakref.ref(output)))
+    gc.collect()
+    gc.disable()
+    try:
+        audit(model, randn(3, 8))
+        assert outputs[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_what_a_layer_gets_through_a_view_was_measured_before_it() -> None:
