@@ -17,6 +17,7 @@ from initaudit.choices import DTYPES
 from initaudit.errors import AuditError, UsageError
 from initaudit.probe.builds import Origin, compare_builds, copies_within, with_origin
 from initaudit.probe.clock import Clock
+from initaudit.probe.garbage import earlier_objects_left_alone
 from initaudit.probe.joining import is_cut, is_joinable, joined, share_of, unwrapped
 from initaudit.probe.ranks import Ranks, together
 from initaudit.probe.restore import random_state
@@ -115,7 +116,7 @@ def audit_target(
     report = audit_draws(
         drawn,
         lambda number: probe_target(target, seed=number, compare=number == seed, **options),
-        partial(diagnose, select=select or (), ignore=ignore or ()),
+        earlier_objects_left_alone()(partial(diagnose, select=select or (), ignore=ignore or ())),
     )
     return replace(report, target=target.id, seconds=time.perf_counter() - started)
 

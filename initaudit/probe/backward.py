@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from initaudit.probe.clock import Clock
 from initaudit.probe.devices import one_thread_for
-from initaudit.probe.whole import norm_and_check
+from initaudit.probe.whole import Ends, norm_and_check, stacked
 
 _BLOCK = 1_000_003  # a prime: the tiled noise never falls into step with a tensor's dimensions
 
@@ -106,7 +106,7 @@ def parameter_gradients(model: nn.Module, passes: Clock | None = None) -> Iterat
     """
     passes = passes or Clock()
     reduced: dict[str, tuple[float, int]] = {}
-    seen: dict[torch.device, list[tuple[str, int, Tensor]]] = {}
+    seen: dict[torch.device, list[tuple[str, int, Ends]]] = {}
     handles = []
 
     def reducer(name: str) -> Any:
@@ -118,8 +118,8 @@ def parameter_gradients(model: nn.Module, passes: Clock | None = None) -> Iterat
                 values = (grad.coalesce().values() if grad.is_sparse else grad).detach()
                 values = values.abs() if values.is_complex() else values
                 with one_thread_for(values.numel(), values.device):
-                    pair = torch.stack(norm_and_check(values))
-                seen.setdefault(pair.device, []).append((name, max(1, parameter.numel()), pair))
+                    ends = norm_and_check(values)
+                seen.setdefault(values.device, []).append((name, max(1, parameter.numel()), ends))
                 parameter.grad = None
 
         return hook
@@ -134,7 +134,7 @@ def parameter_gradients(model: nn.Module, passes: Clock | None = None) -> Iterat
         for handle in handles:
             handle.remove()
     for found in seen.values():
-        pairs = torch.stack([pair for _, _, pair in found]).tolist()
+        pairs = stacked([ends for _, _, ends in found]).tolist()
         for (name, count, _), (norm, check) in zip(found, pairs, strict=True):
             rms, bad = reduced.get(name, (0.0, 0))
             reduced[name] = math.hypot(rms, norm / math.sqrt(count)), bad + (not math.isfinite(check))

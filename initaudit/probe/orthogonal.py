@@ -23,7 +23,7 @@ def orthogonal_gains(matrices: Sequence[Tensor]) -> list[float | None]:
     device for the few rows of each that are looked at first, and in another for those that got past them.
     """
     first = _gains({i: m for i, m in enumerate(matrices) if min(m.shape) > 1}, most=FEW)
-    larger = {i: matrices[i] for i in first if FEW < min(matrices[i].shape)}
+    larger = {i: matrices[i] for i in first if min(matrices[i].shape) > FEW}
     again = _gains(larger, most=LARGEST)
     return [again.get(i) if i in larger else first.get(i) for i in range(len(matrices))]
 
@@ -39,8 +39,8 @@ def _gains(matrices: Mapping[int, Tensor], most: int) -> dict[int, float]:
         step = max(1, _TOGETHER // (count * length))
         for part in (members[start : start + step] for start in range(0, len(members), step)):
             with one_thread_for(min(len(part) * count * length, _TOGETHER), device):
-                rows = torch.stack([_rows(matrices[i], count) for i in part]).float()
-                grams = torch.bmm(rows, rows.mT)
+                few = torch.stack([_rows(matrices[i], count) for i in part]).float()
+                grams = few @ few.mT
             found.setdefault(device, []).append((part, _squared_gains(grams, length, dtype)))
     return {
         i: math.sqrt(gain)

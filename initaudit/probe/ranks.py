@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from initaudit.errors import AuditError, UsageError
 from initaudit.probe import shards
-from initaudit.probe.whole import norm_and_check, norm_and_total
+from initaudit.probe.whole import norm_and_check, norm_and_total, stacked
 
 _BUCKET = 1 << 22  # gradients summed at a time, so that a second copy of all is never there
 
@@ -215,7 +215,7 @@ class Ranks:
             return answer
         copies = self.size / (shards.parts(p) if shards.is_shard(p) else 1)
         if part.numel():
-            norm, check = norm_and_check(part.contiguous())
+            norm, check = stacked([norm_and_check(part.contiguous())])[0]
             answer[0], answer[1] = (norm * times).square() / copies, check
         answer[2] = 1 if seen is None else seen
         return answer

@@ -63,7 +63,7 @@ def probe(
     """
     started = time.perf_counter()
     merger = None if ranks is None else Merger(ranks)
-    with unchanged(model, seed) as snapshot, resharded(model), _eager(), earlier_objects_left_alone():
+    with earlier_objects_left_alone(), unchanged(model, seed) as snapshot, resharded(model), _eager():
         _use_batch_statistics(model)
         statistics = Statistics(seed) if merger is None else merger.statistics(seed)
         readings = Readings()

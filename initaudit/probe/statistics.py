@@ -24,11 +24,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from initaudit.probe.devices import one_thread_for
+from initaudit.probe.devices import FEW, one_thread_for
 from initaudit.probe.sampling import Plan, Sampler, look_at_units, take
 from initaudit.probe.shards import local
 from initaudit.probe.sums import BINS, CENTRED, FIELDS, Sums, statistics_of, sums_of
-from initaudit.probe.whole import norm_and_check, norm_and_total
+from initaudit.probe.whole import Ends, norm_and_check, norm_and_total
 from initaudit.probe.workspace import Group, Workspace
 from initaudit.records import Histogram, Stats
 
@@ -145,8 +145,10 @@ class Statistics:
         kind = self._kind(tensor, unit_dim, bounds, compare, search)
         if kind is None:
             return None
-        with one_thread_for(kind.facts.count, tensor.device):
-            measurement = self._add(tensor, kind)
+        # A large one is read by all threads; of all else there is too little to wake them for.
+        ends = _ends(tensor, kind) if kind.facts.count > FEW else None
+        with one_thread_for(0, tensor.device):
+            measurement = self._add(tensor, kind, ends or _ends(tensor, kind))
         self._facts[measurement] = kind.facts
         self.seconds += time.perf_counter() - started
         return measurement
@@ -182,7 +184,7 @@ class Statistics:
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
-    def _add(self, tensor: Tensor, kind: _Kind) -> Measurement:
+    def _add(self, tensor: Tensor, kind: _Kind, ends: Ends | None) -> Measurement:
         device, plan = tensor.device, kind.plan
         group, workspace = self._groups.get(kind.group), self._workspaces.get(device)
         if workspace is None:
@@ -193,8 +195,8 @@ class Statistics:
             group = workspace.group(plan.shape, tensor.dtype, kind.bounds, kind.compare)
             self._groups[kind.group] = group
         row = workspace.new_row()
-        if not plan.whole:  # read as a whole first: a sample of it is then found in the cache
-            workspace.keep_ends(row, *(norm_and_total(tensor) if kind.facts.summed else norm_and_check(tensor)))
+        if ends is not None:
+            workspace.keep_ends(row, ends)
         take(tensor, kind.unit_dim, plan, out=group.samples[len(group.rows)])
         group.rows.append(row)
         if plan.every is not None:
@@ -248,6 +250,13 @@ class Statistics:
             row = self._collected[measurement.device][measurement.row]
             self._made[measurement] = _made(self._facts[measurement], row)
         return self._made[measurement]
+
+
+def _ends(tensor: Tensor, kind: _Kind) -> Ends | None:
+    """What is known of all elements; before a sample is taken, for which they then are in the cache."""
+    if kind.plan.whole:
+        return None
+    return norm_and_total(tensor) if kind.facts.summed else norm_and_check(tensor)
 
 
 def _made(facts: Facts, row: list[float]) -> Stats:

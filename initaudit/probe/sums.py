@@ -193,7 +193,7 @@ def _saturated(raw: Tensor, bounds: tuple[float, float] | None) -> Tensor | None
 
 
 def _histogram(flat: Tensor, reach: Tensor, workspace: Workspace) -> Tensor:
-    """Counts in ``BINS`` bins of ``flat`` ``(k, n)``, of which the middle ones are at 0 and the outer at 1/``reach``."""
+    """Counts of ``flat`` ``(k, n)`` in ``BINS`` bins between plus and minus 1/``reach`` ``(k,)``."""
     thinned = flat[:, :: max(1, flat.shape[1] // BINNED)]
     places = (thinned * (BINS / 2 * reach)[:, None]).add_(BINS / 2)
     index = workspace.places(places.shape).copy_(places).clamp_(0, BINS - 1)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.nn import functional as F
@@ -25,6 +26,7 @@ from torch.overrides import TorchFunctionMode
 from initaudit.probe import operands, ops
 from initaudit.probe.attention import AttentionMeter
 from initaudit.probe.axes import sample_dim
+from initaudit.probe.devices import one_thread_for
 from initaudit.probe.recurrence import RecurrenceMeter
 from initaudit.probe.restore import Snapshot
 from initaudit.probe.statistics import Measurement, Statistics
@@ -238,7 +240,7 @@ class Tape(TorchFunctionMode):
                 node = self._add_result(call, parents, tensor)
                 if first is None:
                     first = node
-                    self._look_inside(call, node, args, kwargs)
+                    self._look_inside(call, node, args, kwargs, tensor.device)
             else:  # further outputs of one call: states of a recurrence, indices of a maximum
                 state = call.name in ops.RECURRENT and tensor.is_floating_point()
                 node = self._add(call.name, Role.OTHER, (first.id,), tensor, live=first.live, moving=state)
@@ -247,7 +249,7 @@ class Tape(TorchFunctionMode):
             if in_place and tensor._is_view() and tensor._base is not None:
                 self._overwrite_base(tensor._base, node)
 
-    def _look_inside(self, call: _Call, node: Node, args: Any, kwargs: Any) -> None:
+    def _look_inside(self, call: _Call, node: Node, args: Any, kwargs: Any, device: torch.device) -> None:
         """What the statistics of the output alone do not tell of an attention and of a recurrence."""
         if call.name in ops.RECURRENT and call.weights:
             names = [ref.names[0] for ref in call.weights]
@@ -256,7 +258,8 @@ class Tape(TorchFunctionMode):
             else:
                 self._recurrences.fused(node.id, call.name, args, names)
         elif call.name in ops.ATTENDING or self._attentions.carries(call.inputs):
-            self._attentions.after(call.name, node, args, kwargs, call.operands)
+            with one_thread_for(0, device):
+                self._attentions.after(call.name, node, args, kwargs, call.operands)
 
     def _add_result(self, call: _Call, parents: Sequence[Node], tensor: Tensor) -> Node:
         makes_constant = call.name.endswith("_like") or call.name.startswith("new_")

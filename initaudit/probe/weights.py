@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ from torch.nn.parameter import UninitializedParameter
 from initaudit.probe.devices import one_thread_for, sent
 from initaudit.probe.fingerprint import Moments, looks_like
 from initaudit.probe.orthogonal import orthogonal_gains
-from initaudit.probe.whole import norm_and_total
+from initaudit.probe.whole import Ends, norm_and_total, stacked
 from initaudit.records import Parameter
 
-BLOCK = 1 << 20  # entries converted to float64 at a time
+BLOCK = 1 << 20  # entries looked at, or converted to float64, at a time
 SAMPLE = 1 << 14  # entries looked at for kurtosis and zeros in a large tensor
 LINE = 8  # of which that many lie side by side
 LARGE = 1 << 17  # entries from which a sample stands for all
@@ -74,15 +74,20 @@ def parameter_record(
     """
     seen = seen or look([tensor])[0]
     moments = seen.moments
-    init = "never written" if unwritten else seen.blank or looks_like(
-        tensor,
-        moments,
-        fans=fans,
-        torch_fans=torch_fans,
-        repeats=repeats,
-        identical_rows=seen.identical_rows,
-        orthogonal=seen.orthogonal,
-        maybe_blocks=seen.maybe_blocks,
+    init = (
+        "never written"
+        if unwritten
+        else seen.blank
+        or looks_like(
+            tensor,
+            moments,
+            fans=fans,
+            torch_fans=torch_fans,
+            repeats=repeats,
+            identical_rows=seen.identical_rows,
+            orthogonal=seen.orthogonal,
+            maybe_blocks=seen.maybe_blocks,
+        )
     )
     return Parameter(
         fqn=fqn,
@@ -103,7 +108,8 @@ def parameter_record(
         identical_rows=seen.identical_rows,
         requires_grad=requires_grad,
         unwritten=unwritten,
-        **({} if gradient is None else {"grad_rms": gradient[0], "grad_nonfinite": gradient[1]}),
+        grad_rms=None if gradient is None else gradient[0],
+        grad_nonfinite=0 if gradient is None else gradient[1],
     )
 
 
@@ -155,7 +161,7 @@ def _true_of(flags: Sequence[tuple[int, Tensor]]) -> set[int]:
 @torch.no_grad()
 def measure(tensors: Sequence[Tensor]) -> list[Moments]:
     """Moments of non-empty floating-point tensors of any shape; over the finite entries, where some are not."""
-    groups: dict[tuple[object, ...], list[int]] = {}
+    groups: dict[tuple[int, torch.dtype, torch.device], list[int]] = {}
     for i, tensor in enumerate(tensors):
         groups.setdefault((tensor.numel(), tensor.dtype, tensor.device), []).append(i)
     reduced: dict[torch.device, list[tuple[list[int], Tensor]]] = {}
@@ -197,18 +203,21 @@ def _vectors(rows: Sequence[Tensor], places: Tensor | None) -> Tensor:
         work = torch.promote_types(rows[0].dtype, torch.float32)
         seen = n if places is None else places.numel() * LINE
         values = torch.empty(len(rows), seen, dtype=work, device=device)
-        sums, ends = [], []
+        sums: list[Ends] = []
+        ends: list[Tensor] = []
         for row, room in zip(rows, values, strict=True):
-            sums += norm_and_total(row)
-            ends += torch.aminmax(row)
+            for part in _blocks(row, work):
+                sums.append(norm_and_total(part))
+                ends += torch.aminmax(part)
             if places is None:
                 room.copy_(row)
             else:
                 lines = row.as_strided((n // LINE, LINE), (LINE, 1))
                 room.copy_(lines.index_select(0, places).view(-1))
-        norms, totals = torch.stack(sums).to(wide).view(-1, 2).T
-        squares = norms.square()
-        low, high = torch.stack(ends).to(work).view(-1, 2).T
+        norms, totals = stacked(sums).to(wide).view(len(rows), -1, 2).unbind(2)
+        squares, totals = norms.square().sum(1), totals.sum(1)
+        lows, highs = torch.stack(ends).to(work).view(len(rows), -1, 2).unbind(2)
+        low, high = lows.amin(1), highs.amax(1)
     # Scaled by the largest first, because the fourth power of 1e-100 is zero.
     values = values.mul_(1 / torch.maximum(-low, high).clamp_min(torch.finfo(work).tiny)[:, None])
     alive = torch.ne(values, 0, out=torch.empty_like(values))
@@ -219,7 +228,12 @@ def _vectors(rows: Sequence[Tensor], places: Tensor | None) -> Tensor:
     return torch.stack([v.to(wide) for v in columns], 1)
 
 
-@cache
+def _blocks(row: Tensor, work: torch.dtype) -> Sequence[Tensor]:
+    """Parts that stay in the cache while they are read three times; what must be widened finds its own."""
+    return torch.split(row, BLOCK) if row.dtype is work else (row,)
+
+
+@lru_cache(maxsize=64)
 def _places(count: int, device: torch.device) -> Tensor:
     """Which lines of ``count`` entries are looked at: the same ones at each call, drawn with a generator of their own.
 

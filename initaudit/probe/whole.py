@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,41 +11,60 @@ from torch import Tensor
 from initaudit.probe import devices
 
 CHUNK = 4_096  # numbers summed in float32: right to 1e-5; a million together would be off by 1e-4
+PIECE = 1 << 18  # numbers that a dot product takes in float32: right to 1e-6, and to 1e-4 where all are equal
 BLOCK = 1 << 20  # elements that a processor looks at before it goes on to the next
-IN_ONE = 1 << 20  # elements up to which a dot product, of many sums side by side, is right to 1e-5
+
+Ends = tuple[float, float] | tuple[Tensor, Tensor]  # numbers of the host, or scalars on a device that is not waited for
 
 
-def norm_and_check(tensor: Tensor) -> tuple[Tensor, Tensor]:
+def norm_and_check(tensor: Tensor) -> Ends:
     """The norm of ``tensor``, and a number that is finite where all its elements are (and their sum is).
 
-    Both are scalars on its device. The norm is not finite where squares leave float32, so that a sum is taken as well;
-    on the CPU only then, elsewhere always, for looking would wait for the device.
+    The norm is not finite where squares leave float32, so that a sum is taken as well; on the CPU only then, elsewhere
+    always, for looking would wait for the device.
     """
-    flat = _in_one(tensor)
     work, wide = _precisions(tensor)
-    norm = torch.dot(flat, flat).sqrt_() if flat is not None else _norm(chunks(tensor), work, wide)
-    if devices.answers_at_once(tensor.device) and math.isfinite(norm.item()):
-        return norm, norm
+    if devices.answers_at_once(tensor.device):
+        read = _read_norm(tensor, work, wide)
+        return read, read if math.isfinite(read) else tensor.sum(dtype=work).item()
+    norm = _norm(chunks(tensor), work, wide)
     return norm, tensor.sum(dtype=work).to(norm.dtype)
 
 
-def norm_and_total(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """The norm and the sum of ``tensor``, scalars on its device; the sum is finite where all its elements are."""
-    flat = _in_one(tensor)
-    if flat is not None:
-        return torch.dot(flat, flat).sqrt_(), flat.sum()
+def norm_and_total(tensor: Tensor) -> Ends:
+    """The norm and the sum of ``tensor``; the sum is finite where all its elements are."""
     work, wide = _precisions(tensor)
+    if devices.answers_at_once(tensor.device) and _in_line(tensor) is not None:
+        return _read_norm(tensor, work, wide), tensor.sum().item()
     norms, totals = [], []
     for part in widened(chunks(tensor), work):
         norms.append(torch.linalg.vector_norm(part, dim=-1, dtype=work))
         totals.append(part.sum(-1, dtype=work).sum(dtype=wide))
-    return _together(norms, wide), totals[0] if len(totals) == 1 else torch.stack(totals).sum()
+    norm, total = _together(norms, wide), totals[0] if len(totals) == 1 else torch.stack(totals).sum()
+    return (norm.item(), total.item()) if devices.answers_at_once(tensor.device) else (norm, total)
 
 
-def _in_one(tensor: Tensor) -> Tensor | None:
-    """The elements of a tensor as a vector without a copy, where one product takes them all."""
+def stacked(ends: Sequence[Ends]) -> Tensor:
+    """Those of k tensors on one device, ``(k, 2)`` there."""
+    first = ends[0][0]
+    if isinstance(first, Tensor):
+        return torch.stack([end for pair in ends for end in pair]).view(-1, 2)  # type: ignore[misc]
+    return torch.tensor(ends, dtype=torch.float64, device="cpu")
+
+
+def _read_norm(tensor: Tensor, work: torch.dtype, wide: torch.dtype) -> float:
+    flat = _in_line(tensor)
+    if flat is None:
+        return _norm(chunks(tensor), work, wide).item()
+    # The shortest way through torch: between two layers of a model, its code must first come back to the caches.
+    pieces = (flat,) if len(flat) <= PIECE else torch.split(flat, PIECE)
+    return math.sqrt(sum(torch.dot(piece, piece).item() for piece in pieces))
+
+
+def _in_line(tensor: Tensor) -> Tensor | None:
+    """The elements of a tensor of moderate size as a vector, where they lie side by side in memory."""
     count = tensor.numel()
-    if count > IN_ONE or tensor.dtype not in (torch.float32, torch.float64) or not _dense(tensor):
+    if count > 2 * PIECE or tensor.dtype not in (torch.float32, torch.float64) or not _dense(tensor):
         return None
     return tensor.as_strided((count,), (1,))
 
@@ -57,7 +76,10 @@ def _precisions(tensor: Tensor) -> tuple[torch.dtype, torch.dtype]:
 
 
 def _norm(parts: list[Tensor], work: torch.dtype, wide: torch.dtype) -> Tensor:
-    return _together([torch.linalg.vector_norm(part, dim=-1, dtype=work) for part in widened(parts, work)], wide)
+    # What is read once, and as it is, needs no blocks: all processors read it together.
+    narrow = parts[0].dtype.itemsize < work.itemsize
+    pieces = widened(parts, work) if narrow else parts
+    return _together([torch.linalg.vector_norm(part, dim=-1, dtype=work) for part in pieces], wide)
 
 
 def _together(norms: list[Tensor], wide: torch.dtype) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from initaudit.probe import devices
 from initaudit.probe.devices import sent
+from initaudit.probe.whole import Ends, stacked
 
 GROUP = 1 << 18  # elements reduced together: as float64 they fit a processor's cache
 MEMBERS = 512  # tensors reduced together, however small
@@ -53,7 +54,9 @@ class Workspace:
 
     def __init__(self, device: torch.device, width: int) -> None:
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._slabs = [s for _ in range(SLABS // 8) for s in torch.empty(8, 4 * GROUP, dtype=torch.uint8, device=device)]
+        self._slabs = [
+            s for _ in range(SLABS // 8) for s in torch.empty(8, 4 * GROUP, dtype=torch.uint8, device=device)
+        ]
         self._rooms = torch.empty(2, GROUP, dtype=self.dtype, device=device)
         self._places = torch.empty(GROUP, dtype=torch.int64, device=device)
         self._results: list[Tensor] = []  # rows of statistics, and of what is known of whole tensors
@@ -72,12 +75,12 @@ class Workspace:
         self._taken += 1
         return self._taken - 1
 
-    def keep_ends(self, row: int, *ends: Tensor) -> None:
-        """Keep the last numbers of a row, scalars on the device."""
+    def keep_ends(self, row: int, ends: Ends) -> None:
+        """Keep the last numbers of a row."""
         if self._on_host:
-            self._ends[row] = [end.item() for end in ends]
+            self._ends[row] = [float(end) for end in ends]
         else:
-            self._results[row // ROWS][row % ROWS, -len(ends) :].copy_(torch.stack(ends))
+            self._results[row // ROWS][row % ROWS, -2:].copy_(stacked([ends])[0])
 
     def ends(self, rows: list[int], count: int) -> Tensor:
         """The last ``count`` numbers of ``rows``, NaN where none were kept: ``(k, count)``."""
@@ -100,9 +103,7 @@ class Workspace:
             rows[row][-len(ends) :] = ends
         return rows
 
-    def group(
-        self, shape: torch.Size, dtype: torch.dtype, bounds: tuple[float, float] | None, compare: bool
-    ) -> Group:
+    def group(self, shape: torch.Size, dtype: torch.dtype, bounds: tuple[float, float] | None, compare: bool) -> Group:
         """A group of its own slab, of which one must be free."""
         slab, size = self.free.pop(), shape.numel() * dtype.itemsize
         members = min(MEMBERS, GROUP // shape.numel(), 4 * GROUP // size)

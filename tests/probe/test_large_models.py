@@ -117,10 +117,10 @@ def test_no_wide_copy_of_a_whole_tensor() -> None:
 def test_sums_in_blocks_are_those_of_the_whole(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     tensor = (randn(*shape) + 0.1).to(dtype)
     exact = tensor.double().norm().item()
-    assert norm_and_check(tensor)[0].item() == pytest.approx(exact, rel=1e-6)
+    assert float(norm_and_check(tensor)[0]) == pytest.approx(exact, rel=1e-6)
     if tensor.dim() > 1:
         for view in (tensor.T, tensor[:, ::2]):
-            assert norm_and_check(view)[0].item() == pytest.approx(view.double().norm().item(), rel=1e-6)
+            assert float(norm_and_check(view)[0]) == pytest.approx(view.double().norm().item(), rel=1e-6)
     (seen,) = look([tensor])
     assert seen.moments.mean == pytest.approx(tensor.double().mean().item(), rel=1e-5)
     assert seen.moments.rms == pytest.approx(exact / tensor.numel() ** 0.5, rel=1e-6)
