@@ -1,16 +1,18 @@
 """Statistics of tensors, measured where they live and read once at the end.
 
 :meth:`Statistics.measure` copies a sample of a tensor and keeps nothing else of it. Samples of one shape are reduced
-together, a group at a time, to one small float64 vector each, on the device of the tensor; :meth:`Statistics.collect`
-brings all vectors over in a single transfer. A tensor of up to 32,768 elements (a gradient of up to 8,192) is its own
-sample; what is taken of a larger one depends on its shape and the seed only, so two networks that compute the same
-numbers report the same numbers (to 1e-6, where one of them keeps a value in another order of memory).
+together, a group at a time, to one small float64 vector each, on the device of the tensor: when the run is over, or
+there is no more room for samples. :meth:`Statistics.collect` brings all vectors over in a single transfer. A tensor of
+up to 32,768 elements (a gradient of up to 8,192) is its own sample; what is taken of a larger one depends on its shape
+and the seed only, so two networks that compute the same numbers report the same numbers (to 1e-6, where one of them
+keeps a value in another order of memory).
 
 Of a larger tensor all elements are read for the rms and for non-finite values, and those of an activation of up to a
-million for its mean and std: these are right to 1e-5. Every unit (channel, feature) is asked whether it is dead or
-saturated. The rest comes from the sample, scaled by what its rms is off: ``sample_std``, and mean and std of what is
-larger still, have a standard error of up to 1.3% of the rms, and of 4% where a few positions carry most of the signal,
-as under causal attention; mean and std of a gradient one of up to 2%, since no rule needs them sharper.
+million for its mean and std: these are right to 1e-5 (to 1e-4 where all elements are equal). Every unit (channel,
+feature) is asked whether it is dead or saturated. The rest comes from the sample, scaled by what its rms is off:
+``sample_std``, and mean and std of what is larger still, have a standard error of up to 1.3% of the rms, and of 4%
+where a few positions carry most of the signal, as under causal attention; mean and std of a gradient one of up to 2%,
+since no rule needs them sharper.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from initaudit.probe.orthogonal import orthogonal_gains
 from initaudit.probe.whole import Ends, norm_and_total, stacked
 from initaudit.records import Parameter
 
-BLOCK = 1 << 20  # entries looked at, or converted to float64, at a time
+BLOCK = 1 << 20  # entries converted to float64 at a time
+CACHED = 1 << 21  # entries read several times before the next are
 SAMPLE = 1 << 14  # entries looked at for kurtosis and zeros in a large tensor
 LINE = 8  # of which that many lie side by side
 LARGE = 1 << 17  # entries from which a sample stands for all
@@ -230,7 +231,7 @@ def _vectors(rows: Sequence[Tensor], places: Tensor | None) -> Tensor:
 
 def _blocks(row: Tensor, work: torch.dtype) -> Sequence[Tensor]:
     """Parts that stay in the cache while they are read three times; what must be widened finds its own."""
-    return torch.split(row, BLOCK) if row.dtype is work else (row,)
+    return torch.chunk(row, -(-len(row) // CACHED)) if row.dtype is work else (row,)
 
 
 @lru_cache(maxsize=64)

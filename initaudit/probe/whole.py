@@ -12,7 +12,7 @@ from initaudit.probe import devices
 
 CHUNK = 4_096  # numbers summed in float32: right to 1e-5; a million together would be off by 1e-4
 PIECE = 1 << 18  # numbers that a dot product takes in float32: right to 1e-6, and to 1e-4 where all are equal
-BLOCK = 1 << 20  # elements that a processor looks at before it goes on to the next
+BLOCK = 1 << 20  # elements in half precision that a processor widens at a time
 
 Ends = tuple[float, float] | tuple[Tensor, Tensor]  # numbers of the host, or scalars on a device that is not waited for
 
@@ -76,10 +76,7 @@ def _precisions(tensor: Tensor) -> tuple[torch.dtype, torch.dtype]:
 
 
 def _norm(parts: list[Tensor], work: torch.dtype, wide: torch.dtype) -> Tensor:
-    # What is read once, and as it is, needs no blocks: all processors read it together.
-    narrow = parts[0].dtype.itemsize < work.itemsize
-    pieces = widened(parts, work) if narrow else parts
-    return _together([torch.linalg.vector_norm(part, dim=-1, dtype=work) for part in pieces], wide)
+    return _together([torch.linalg.vector_norm(part, dim=-1, dtype=work) for part in widened(parts, work)], wide)
 
 
 def _together(norms: list[Tensor], wide: torch.dtype) -> Tensor:
@@ -100,21 +97,17 @@ def chunks(tensor: Tensor) -> list[Tensor]:
 
 
 def widened(parts: list[Tensor], work: torch.dtype) -> Iterator[Tensor]:
-    """The rows of ``parts``; on a processor a block at a time, and as ``work`` where they are in half precision.
+    """The rows of ``parts``; on a processor those in half precision a block at a time, as ``work``.
 
-    What is done twice to a block finds it in the cache the second time. A processor widens by copying all it was given;
-    in blocks that copy stays small, which takes a sixth of the time. All copies come in the same room, so that one is
-    used before the next is asked for: new room for each would scatter what is made of them through the memory of a
-    large model.
+    A processor widens by copying all it was given; in blocks that copy stays small, which takes a sixth of the time.
+    All copies come in the same room, so that one is used before the next is asked for: new room for each would scatter
+    what is made of them through the memory of a large model.
     """
     for part in parts:
-        if part.device.type != "cpu" or part.numel() <= BLOCK:
+        if part.device.type != "cpu" or part.numel() <= BLOCK or part.dtype.itemsize >= work.itemsize:
             yield part
             continue
         blocks = torch.split(part, max(1, BLOCK * len(part) // part.numel()))
-        if part.dtype.itemsize >= work.itemsize:
-            yield from blocks
-            continue
         room = torch.empty(blocks[0].shape, dtype=work)
         for block in blocks:
             yield room[: len(block)].copy_(block)

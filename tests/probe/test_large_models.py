@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from initaudit.probe import backward
 from initaudit.probe.unwritten import build_and_mark
 from initaudit.probe.weights import look
-from initaudit.probe.whole import BLOCK, norm_and_check
+from initaudit.probe.whole import BLOCK, PIECE, norm_and_check, norm_and_total
 from tests.probe.probing import Call, audit, by_fqn, randn
 
 WIDTH = 1100  # its square is above BLOCK
@@ -110,6 +111,17 @@ def test_no_wide_copy_of_a_whole_tensor() -> None:
     with Calls(see):
         audit(model, randn(2, WIDTH).bfloat16())
     assert wide == []
+
+
+@pytest.mark.parametrize("count", [1, 4096, 5000, PIECE, PIECE + 1, 2 * PIECE, 2 * PIECE + 1, 3_000_000])
+def test_sums_of_float32_are_those_of_float64(count: int) -> None:
+    """Of random numbers to 1e-6; of equal ones, which are rounded all the same way, to 1e-4."""
+    for tensor, error in ((randn(count) + 0.1, 1e-6), (torch.full((count,), 0.7), 2e-4)):
+        exact = tensor.double()
+        for norm, other in (norm_and_check(tensor), norm_and_total(tensor)):
+            assert float(norm) == pytest.approx(exact.norm().item(), rel=error)
+            assert math.isfinite(float(other))
+        assert float(norm_and_total(tensor)[1]) == pytest.approx(exact.sum().item(), abs=1e-5 * count)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -54,6 +54,34 @@ def test_small_tensors_are_measured_exactly(shape: tuple[int, ...], scale: float
         assert found.cosine == pytest.approx(gram[~np.eye(len(v), dtype=bool)].mean(), abs=1e-6)
 
 
+@given(st.floats(-30, 30), st.floats(0, 4), st.integers(0, 2**31))
+@settings(max_examples=20, deadline=None)
+def test_what_is_reduced_in_float32_agrees_with_float64(exponent: float, shift: float, seed: int) -> None:
+    """Of 20,480 elements all are looked at, and reduced in half of the precision, whatever their scale."""
+    x = (torch.randn(16, 20, 64, generator=torch.Generator().manual_seed(seed)) + shift).relu() * 2.0**exponent
+    found, v = stats_of(x), x.double().numpy()
+    size = np.sqrt((v**2).mean())
+    assert found.sampled == found.count == v.size
+    assert found.mean == pytest.approx(v.mean(), abs=1e-6 * size)
+    assert (found.rms, found.std) == pytest.approx((size, v.std()), rel=1e-5)
+    assert (found.min, found.max) == (v.min(), v.max())
+    assert found.kappa == pytest.approx((v**4).mean() / (v**2).mean() ** 2 - 1, rel=1e-4)
+    assert found.sample_std == pytest.approx(np.sqrt(v.var(axis=0, ddof=1).mean()), rel=1e-5)
+    assert found.zero_fraction == pytest.approx((v == 0).mean())
+    assert sum(found.histogram.counts) <= v.size
+    unit = v.reshape(16, -1) / np.linalg.norm(v.reshape(16, -1), axis=1, keepdims=True)
+    gram = unit @ unit.T
+    assert found.cosine == pytest.approx(gram[~np.eye(16, dtype=bool)].mean(), abs=1e-5)
+
+
+@pytest.mark.parametrize("distance", [1e-2, 1e-4, 1e-6])
+def test_samples_that_are_nearly_one_are_told_apart(distance: float) -> None:
+    x = randn(1, 2, 256) + distance * randn(32, 2, 256).double()
+    found = stats_of(x.float())
+    exact = x.float().double().var(0).mean().sqrt().item()
+    assert found.sample_std == pytest.approx(exact, rel=1e-3)
+
+
 def activations(depth: int, width: int, batch: int) -> list[Tensor]:
     torch.manual_seed(0)
     x, found = torch.randn(batch, width), []
