@@ -6,7 +6,7 @@ elementwise calls that starts at one value, depends on nothing else that moves, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
@@ -162,7 +162,9 @@ class ActivationFinder:
             return tuple(self._signature(v, root) for v in template)
         if isinstance(template, dict):
             return tuple((k, self._signature(v, root)) for k, v in template.items())
-        return repr(template)
+        if isinstance(template, (bool, int, float, complex, Tensor)) or not isinstance(template, Hashable):
+            return repr(template)
+        return template  # and not its repr: an address may be given to another object later
 
     def _replay(self, root: int, end: int, steps: list[int]) -> Callable[[Tensor], Tensor]:
         nodes = self._nodes

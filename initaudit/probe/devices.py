@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-FEW = 1 << 20  # elements that one thread has read by the time that a second has woken up
+FEW = 1 << 20  # elements up to which waking a second thread gains little or nothing
 
 
 def answers_at_once(device: torch.device) -> bool:

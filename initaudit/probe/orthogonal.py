@@ -38,7 +38,7 @@ def _gains(matrices: Mapping[int, Tensor], most: int) -> dict[int, float]:
     for ((count, length), dtype, device), members in groups.items():
         step = max(1, _TOGETHER // (count * length))
         for part in (members[start : start + step] for start in range(0, len(members), step)):
-            with one_thread_for(min(len(part) * count * length, _TOGETHER), device):
+            with one_thread_for(len(part) * count * count * length, device):
                 few = torch.stack([_rows(matrices[i], count) for i in part]).float()
                 grams = few @ few.mT
             found.setdefault(device, []).append((part, _squared_gains(grams, length, dtype)))

@@ -161,10 +161,7 @@ def random_state(seed: int) -> Iterator[None]:
 
 def seed_all(seed: int) -> None:
     """Seed the generators that models draw from: torch's (all devices), Python's and numpy's."""
-    if torch.cuda.is_available() or torch.backends.mps.is_available() or torch.xpu.is_available():
-        torch.manual_seed(seed)
-    else:  # which notes where it was called, for devices that there may be later: a millisecond
-        torch.default_generator.manual_seed(seed)
+    torch.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
 

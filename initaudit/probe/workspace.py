@@ -54,9 +54,6 @@ class Workspace:
 
     def __init__(self, device: torch.device, width: int) -> None:
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
-        self._slabs = [
-            s for _ in range(SLABS // 8) for s in torch.empty(8, 4 * GROUP, dtype=torch.uint8, device=device)
-        ]
         self._rooms = torch.empty(2, GROUP, dtype=self.dtype, device=device)
         self._places = torch.empty(GROUP, dtype=torch.int64, device=device)
         self._results: list[Tensor] = []  # rows of statistics, and of what is known of whole tensors
