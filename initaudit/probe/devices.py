@@ -42,7 +42,7 @@ class one_thread_for:  # noqa: N801  # used as a function, and entered too often
     __slots__ = ("_before",)
 
     def __init__(self, elements: int, device: torch.device) -> None:
-        alone = elements <= FEW and device.type == "cpu" and _threads_can_change()
+        alone = elements <= FEW and threads_can_change(device)
         self._before = torch.get_num_threads() if alone else 1
 
     def __enter__(self) -> None:
@@ -54,7 +54,11 @@ class one_thread_for:  # noqa: N801  # used as a function, and entered too often
             torch.set_num_threads(self._before)
 
 
+def threads_can_change(device: torch.device) -> bool:
+    """Whether work on ``device`` is done by threads whose number torch can change once it has started some."""
+    return device.type == "cpu" and _has_openmp()
+
+
 @cache
-def _threads_can_change() -> bool:
-    """Whether torch takes another number of threads once it has started some: only with OpenMP."""
+def _has_openmp() -> bool:
     return "parallel backend: OpenMP" in torch.__config__.parallel_info()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from enum import Enum
+from functools import cached_property, lru_cache
 from itertools import compress
 from operator import eq, is_
 from typing import Any
@@ -17,8 +19,6 @@ from torch.nn.parameter import is_lazy
 from initaudit.probe import devices
 from initaudit.probe.shards import is_shard, local
 
-_ATOMS = frozenset({type(None), bool, int, float, complex, str, bytes})  # in which nothing else is held
-
 
 class Snapshot:
     """The state of a model: parameters, buffers, gradients, flags, hooks and plain attributes of every module.
@@ -29,39 +29,47 @@ class Snapshot:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        walks = [(m, _Walk(m)) for m in model.modules()]
-        self._modules = [(m, dict(m.__dict__), walk.containers) for m, walk in walks]
+        held = _Held()
+        self._modules = [(m, m.__dict__.copy()) for m in model.modules()]
+        for module, _ in self._modules:
+            held.enter(module.__dict__.values(), 5)
+        self._containers = held.containers
         self._parameters = [(p, p.requires_grad, p.grad, [dict(h) for h in _hooks(p)]) for p in model.parameters()]
-        self._memory = [(b, b.data) for b in {id(b): b for _, walk in walks for b in walk.state()}.values()]
+        self._memory = [(b, b.data) for b in {id(b): b for b in held.state()}.values()]
         self._written = [(data, data.clone()) for _, data in self._memory]
-        self._storages: dict[int, list[Tensor]] = {}
-        for p in model.parameters():
-            held = None if is_lazy(p) else local(p)
-            if held is not None and held.layout is torch.strided:
+        self._unwritten: list[Tensor] = []
+        for p, *_ in self._parameters:
+            part = None if is_lazy(p) else local(p)
+            if part is not None and part.layout is torch.strided:
+                data = part.data
                 if not is_shard(p):  # whose memory is that of the tensor it is made of
-                    self._memory.append((p, p.data))
-                self._storages.setdefault(held.untyped_storage().data_ptr(), []).append(held.data)
+                    self._memory.append((p, data))
+                self._unwritten.append(data)
             p.grad = None
-        self._generators = [
-            (value, value.get_state())
-            for _, attributes, _ in self._modules
-            for value in attributes.values()
-            if isinstance(value, torch.Generator)
-        ]
+        self._generators = [(generator, generator.get_state()) for generator in held.generators]
 
     def before_write(self, tensor: Tensor) -> None:
         """Call before ``tensor`` is written in place: if it is a parameter, or shares memory with one, keep a copy."""
-        held = local(tensor) if self._storages else None
+        held = local(tensor)
         if held is None or held.layout is not torch.strided:
             return
         for data in self._storages.pop(held.untyped_storage().data_ptr(), ()):
             self._written.append((data, data.clone()))
 
+    @cached_property
+    def _storages(self) -> dict[int, list[Tensor]]:
+        """The parameters of which there is no copy yet, by their memory; many a model writes nothing in place."""
+        found: dict[int, list[Tensor]] = {}
+        for data in self._unwritten:
+            found.setdefault(data.untyped_storage().data_ptr(), []).append(data)
+        return found
+
     def restore(self) -> None:
         with torch.no_grad():
-            for module, attributes, containers in self._modules:
-                for value, content in containers:
+            for value, content in self._containers:
+                if value or content:  # most are empty, and were
                     _refill(value, content)
+            for module, attributes in self._modules:
                 _refill(module.__dict__, attributes)
             for data, copy in self._overwritten():
                 data.copy_(copy)
@@ -88,34 +96,55 @@ class Snapshot:
 
 def _hooks(parameter: Tensor) -> tuple[dict[int, Any], ...]:
     """The dicts of its gradient hooks: of those that wait for the gradient, and of those that follow it."""
-    return tuple(getattr(parameter, name, None) or {} for name in ("_backward_hooks", "_post_accumulate_grad_hooks"))
+    return parameter._backward_hooks or {}, getattr(parameter, "_post_accumulate_grad_hooks", None) or {}
 
 
-class _Walk:
-    """What a module holds: ``containers``, each dict, list and set with a copy of what is in it, and ``tensors``."""
+class _Held:
+    """What modules hold: ``containers``, each dict, list and set with a copy of what is in it, tensors, generators."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self) -> None:
         self.containers: list[tuple[Any, Any]] = []
         self.tensors: list[Tensor] = []
-        self._enter(module.__dict__.values(), 5)
+        self.generators: list[torch.Generator] = []
 
-    def _enter(self, values: Iterable[Any], depth: int) -> None:
+    def enter(self, values: Iterable[Any], depth: int) -> None:
         for value in values:
-            if type(value) in _ATOMS or isinstance(value, nn.Module):
+            kind = _kind(type(value))  # type: ignore[arg-type]  # a class is hashable
+            if kind is _Kind.OTHER:
                 continue
-            if isinstance(value, (dict, list, set)) and hasattr(value, "copy"):
-                self.containers.append((value, value.copy()))
-            if isinstance(value, Tensor):
+            if kind is _Kind.TENSOR:
                 self.tensors.append(value)
-            elif depth and isinstance(value, (dict, list, tuple)) and value:
-                self._enter(value.values() if isinstance(value, dict) else value, depth - 1)
+            elif kind is _Kind.GENERATOR:
+                self.generators.append(value)
+            else:
+                if kind is not _Kind.TUPLE:
+                    self.containers.append((value, value.copy() if value else ()))
+                if value and depth and kind is not _Kind.SET:
+                    self.enter(value.values() if kind is _Kind.DICT else value, depth - 1)
 
     def state(self) -> Iterator[Tensor]:
-        """Buffers, and every plain tensor that the module holds as an attribute or in a container of its own."""
+        """Buffers, and every plain tensor that a module holds as an attribute or in a container of its own."""
         for value in self.tensors:
             held = None if isinstance(value, nn.Parameter) or is_lazy(value) else local(value)
             if held is not None and held.layout is torch.strided:
                 yield held
+
+
+class _Kind(Enum):
+    DICT = (dict,)
+    LIST = (list,)
+    SET = (set,)
+    TUPLE = (tuple,)
+    TENSOR = (Tensor,)
+    GENERATOR = (torch.Generator,)
+    OTHER = ()
+
+
+@lru_cache(maxsize=4096)
+def _kind(held: type) -> _Kind:
+    """What a value of this class is to be kept as; a module keeps its own."""
+    found = next((kind for kind in _Kind if issubclass(held, kind.value)), _Kind.OTHER)
+    return found if found in (_Kind.TUPLE, _Kind.TENSOR, _Kind.GENERATOR) or hasattr(held, "copy") else _Kind.OTHER
 
 
 def _same(value: Any, content: Any) -> bool:

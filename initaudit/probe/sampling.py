@@ -7,14 +7,17 @@ networks that compute the same numbers are looked at in the same places.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from initaudit.probe.devices import sent
 from initaudit.probe.workspace import Units
+
+Numbers = npt.NDArray[np.int64]
 
 SAMPLE = 32_768  # elements up to which an activation is looked at as a whole
 BUDGET = 8_192  # elements looked at in a larger one
@@ -22,6 +25,7 @@ GRADIENT_SAMPLE = 8_192  # of a gradient, as a whole or not: their rules look at
 MAX_SAMPLES = 32  # of the batch
 MAX_UNITS = 1_024  # whose every statistic is taken; whether they are dead or saturated is asked of all
 UNIT_ROWS = 32  # elements of each unit that are asked
+_DRAWN = BUDGET  # random numbers, as many as the most that are picked
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,8 @@ class Sampler:
     """Makes the plan for each shape once."""
 
     def __init__(self, seed: int) -> None:
-        self._seed = seed
+        # For samples, positions and units; the same for all shapes, for to draw takes longer than to look.
+        self._luck = np.random.default_rng(seed % 2**64).random((3, _DRAWN))
 
     def plan(self, tensor: Tensor, unit_dim: int, *, gradient: bool) -> Plan:
         """How to look at ``tensor``; of ``gradient`` fewer elements, and not at each of its units."""
@@ -59,37 +64,38 @@ class Sampler:
         if tensor.numel() <= (GRADIENT_SAMPLE if gradient else SAMPLE):
             return Plan(torch.Size([shape[0], math.prod(shape[1:-1]), shape[-1]]), True)
         samples, middle, units = self._choose(shape, gradient)
-        index = tuple(sent(i, tensor.device) for i in (samples[:, None], *(m[None, :] for m in middle)))
-        chosen = sent(units, tensor.device) if len(units) < shape[-1] else None
+        all_units = len(units) == shape[-1]
         taken = torch.Size([len(samples), len(middle[0]) if middle else 1, len(units)])
-        places, width, reach = _places(ordered, index, chosen) if _plain(tensor) else (None, 1, 0)
-        if chosen is None or gradient:
-            return Plan(taken, False, index, chosen, places, width, reach)
-        every, looked = self._every(shape[0], math.prod(shape[1:-1]))
-        return Plan(taken, False, index, chosen, places, width, reach, every, (shape[-1], looked))
+        index = (samples[:, None], *(m[None, :] for m in middle))
+        every, looked = (None, 0) if all_units or gradient else self._every(shape[0], math.prod(shape[1:-1]))
+        seen = (shape[-1], looked) if every else (0, 0)
+        if not _plain(tensor):
+            there = tuple(_sent(i, tensor.device) for i in index)
+            chosen = None if all_units else _sent(units, tensor.device)
+            return Plan(taken, False, there, chosen, every=every, seen=seen)
+        places, width, reach = _places(ordered, index, units)
+        return Plan(taken, False, places=_sent(places, tensor.device), width=width, reach=reach, every=every, seen=seen)
 
-    def _choose(self, shape: torch.Size, gradient: bool) -> tuple[Tensor, list[Tensor], Tensor]:
+    def _choose(self, shape: torch.Size, gradient: bool) -> tuple[Numbers, list[Numbers], Numbers]:
         """Numbers of samples, of positions in each dimension between, and of units, each in order."""
-        generator = self._generator(shape)
         budget = GRADIENT_SAMPLE // 2 if gradient else BUDGET
-        units = _pick(shape[-1], MAX_UNITS, generator)
-        samples = _pick(shape[0], min(MAX_SAMPLES, budget // len(units)) if gradient else MAX_SAMPLES, generator)
-        positions = _pick(math.prod(shape[1:-1]), max(1, budget // (len(units) * len(samples))), generator)
-        return samples, _unravelled(positions, shape[1:-1]), units
+        of_samples, of_positions, of_units = self._luck
+        units = _pick(shape[-1], MAX_UNITS, of_units)
+        samples = _pick(shape[0], min(MAX_SAMPLES, budget // len(units)) if gradient else MAX_SAMPLES, of_samples)
+        positions = _pick(math.prod(shape[1:-1]), max(1, budget // (len(units) * len(samples))), of_positions)
+        return samples, list(np.unravel_index(positions, shape[1:-1])) if shape[1:-1] else [], units
 
     def _every(self, samples: int, positions: int) -> tuple[tuple[slice, slice], int]:
         """Evenly spaced samples and positions from a random start, which need no copy, and how many pairs these are."""
         several = min(samples, MAX_SAMPLES)
         slices, looked = [], 1
-        for size, wanted in ((samples, several), (positions, max(1, UNIT_ROWS // several))):
-            step = max(1, size // wanted)
-            start = int(torch.randint(step, (), generator=self._generator((samples, positions, size)), device="cpu"))
-            slices.append(slice(start, start + step * wanted, step))
+        wanted = (several, max(1, UNIT_ROWS // several))
+        for size, most, luck in zip((samples, positions), wanted, self._luck, strict=False):
+            step = max(1, size // most)
+            start = int(luck[-1] * step)
+            slices.append(slice(start, start + step * most, step))
             looked *= len(range(size)[slices[-1]])
         return (slices[0], slices[1]), looked
-
-    def _generator(self, shape: Sequence[int]) -> torch.Generator:
-        return torch.Generator().manual_seed(self._seed + 7919 * sum((i + 1) * n for i, n in enumerate(shape)))
 
 
 def _plain(tensor: Tensor) -> bool:
@@ -112,43 +118,37 @@ def look_at_units(tensor: Tensor, unit_dim: int, plan: Plan, bounds: tuple[float
 
 
 def take(tensor: Tensor, unit_dim: int, plan: Plan, out: Tensor) -> None:
-    """Copy what ``plan`` says into ``out``, of its shape."""
+    """Copy what ``plan`` says into the rows of ``out``, ``(rows, width)``."""
     if plan.places is not None:
         rows = tensor.as_strided((plan.reach, plan.width), (plan.width, 1))
-        torch.index_select(rows, 0, plan.places, out=out.view(-1, plan.width))
+        torch.index_select(rows, 0, plan.places, out=out)
         return
     ordered = in_order(tensor, unit_dim)
     if not plan.whole:
         ordered = ordered[plan.index]
         ordered = ordered if plan.chosen is None else ordered[..., plan.chosen]
-    out.copy_(ordered.reshape(plan.shape))
+    out.copy_(ordered.reshape(out.shape))
 
 
-def _places(ordered: Tensor, index: tuple[Tensor, ...], chosen: Tensor | None) -> tuple[Tensor, int, int]:
+def _places(ordered: Tensor, index: tuple[Numbers, ...], units: Numbers) -> tuple[Numbers, int, int]:
     """Where the elements lie in memory, counted in rows: whole rows of units where these lie side by side."""
-    units, (*strides, step) = ordered.shape[-1], ordered.stride()
+    width, (*strides, step) = ordered.shape[-1], ordered.stride()
     first, *rest = (i * n for i, n in zip(index, strides, strict=True))
-    at: Tensor = sum(rest, start=first)
+    at = sum(rest, start=first)
     reach = 1 + sum((size - 1) * n for size, n in zip(ordered.shape, ordered.stride(), strict=True))
-    if chosen is None and step == 1 and all(n % units == 0 for n in strides):
-        return at.flatten() // units, units, reach // units
-    if chosen is None:
-        chosen = torch.arange(units, device=ordered.device)
-    return (at[..., None] + chosen * step).flatten(), 1, reach
+    if len(units) == width and step == 1 and all(n % width == 0 for n in strides):
+        return at.ravel() // width, width, reach // width
+    return (at[..., None] + units * step).ravel(), 1, reach
 
 
-def _pick(n: int, most: int, generator: torch.Generator) -> Tensor:
-    """Up to ``most`` of ``n`` numbers, in order and without repetition (with, where it is rare and costs as much)."""
+def _pick(n: int, most: int, luck: npt.NDArray[np.float64]) -> Numbers:
+    """Up to ``most`` of ``n`` numbers, in order: one from each of as many equal parts, by ``luck`` of at least that
+    many numbers in [0, 1), so that all have the same chance, as near as parts can be equal."""
     if n <= most:
-        return torch.arange(n, device="cpu")
-    if n > 1 << 16:
-        return torch.randint(n, (most,), generator=generator, device="cpu").sort().values
-    return torch.randperm(n, generator=generator, device="cpu")[:most].sort().values
+        return np.arange(n)
+    edges = np.arange(most + 1) * n // most
+    return edges[:-1] + (luck[:most] * np.diff(edges)).astype(np.int64)
 
 
-def _unravelled(positions: Tensor, shape: torch.Size) -> list[Tensor]:
-    found: list[Tensor] = []
-    for n in reversed(shape):
-        found.insert(0, positions % n)
-        positions = positions // n
-    return found
+def _sent(numbers: Numbers, device: torch.device) -> Tensor:
+    return sent(torch.from_numpy(np.ascontiguousarray(numbers, dtype=np.int64)), device)

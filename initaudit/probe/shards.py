@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 def is_shard(value: Any) -> bool:
     """Whether it is a DTensor: one tensor of which each process holds a part, or a copy."""
-    return any(isinstance(value, kind) for kind in map(_dtensor, ("tensor", "_tensor")) if kind is not None)
+    return type(value) is not Tensor and type(value) is not nn.Parameter and isinstance(value, _dtensors())
 
 
-def _dtensor(module: str) -> type | None:
+def _dtensors() -> tuple[type, ...]:
     """The class, where somebody has imported it; before torch 2.5 its module had an underscore."""
-    return getattr(sys.modules.get(f"torch.distributed.{module}"), "DTensor", None)
+    modules = (sys.modules.get(f"torch.distributed.{name}") for name in ("tensor", "_tensor"))
+    return tuple(module.DTensor for module in modules if module is not None and hasattr(module, "DTensor"))
 
 
 def local(tensor: Tensor) -> Tensor | None:
@@ -64,7 +65,7 @@ def is_spread_by_hooks(module: nn.Module) -> bool:
 
 def gathering(model: nn.Module) -> list[nn.Module]:
     """The modules to which ``fully_shard`` was applied, outermost first."""
-    return [m for m in model.modules() if hasattr(m, "unshard") and hasattr(m, "reshard")]
+    return [m for m in model.modules() if hasattr(type(m), "unshard") and hasattr(type(m), "reshard")]
 
 
 def partners(model: nn.Module) -> list[int]:

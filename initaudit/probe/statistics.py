@@ -21,29 +21,22 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from initaudit.probe.devices import FEW, one_thread_for
+from initaudit.probe.devices import FEW, one_thread_for, threads_can_change
 from initaudit.probe.sampling import Plan, Sampler, look_at_units, take
 from initaudit.probe.shards import local
 from initaudit.probe.sums import BINS, CENTRED, FIELDS, Sums, statistics_of, sums_of
-from initaudit.probe.whole import Ends, norm_and_check, norm_and_total
+from initaudit.probe.whole import Ends, reader
 from initaudit.probe.workspace import Group, Workspace
 from initaudit.records import Histogram, Stats
 
 SUMMED = 1 << 20  # elements up to which those of an activation are summed too
 _SMALLEST, _LARGEST = 1e-15, 1e30  # beyond these, squares and sums of finite numbers may leave float32
 _WIDTH = len(FIELDS) + BINS + 2  # with what is known of the whole tensor
-
-
-class Measurement(NamedTuple):
-    """What :meth:`Statistics.stats` turns into a :class:`Stats`, after :meth:`Statistics.collect`."""
-
-    device: torch.device
-    row: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +54,15 @@ class Facts:
     exact: bool
     search: bool
     summed: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Measurement:
+    """What :meth:`Statistics.stats` turns into a :class:`Stats`, after :meth:`Statistics.collect`."""
+
+    device: torch.device
+    row: int
+    facts: Facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +83,34 @@ class Measured:
 Merge = Callable[[list[Measured]], list[Measured]]
 
 
+@dataclass(slots=True)
+class _Pool:
+    """Samples of one shape and what they are asked; ``group`` is the one that is being filled."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+    width: int
+    bounds: tuple[float, float] | None
+    compare: bool
+    group: Group | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """What tensors of one shape have in common; ``group`` is the number of that in which they are reduced."""
+    """What tensors of one shape have in common.
+
+    ``read`` tells what is known of all elements, where the sample has not all of them: with all threads where these
+    are many, ``large``. For the rest of the work one thread is left ``alone``.
+    """
 
     plan: Plan
     unit_dim: int
     facts: Facts
-    group: int
-    bounds: tuple[float, float] | None
-    compare: bool
+    pool: _Pool
+    read: Callable[[Tensor], Ends] | None
+    large: bool
+    alone: bool
 
 
 class Statistics:
@@ -106,10 +126,9 @@ class Statistics:
         self._merge = merge
         self._products = products
         self._kept: dict[torch.device, list[Measured]] = {}
-        self._facts: dict[Measurement, Facts] = {}
+        self._measured: dict[torch.device, list[Measurement]] = {}  # by row
         self._kinds: dict[tuple[object, ...], _Kind | None] = {}
-        self._numbers: dict[tuple[object, ...], int] = {}  # of groups, by what their members have in common
-        self._groups: dict[int, Group] = {}
+        self._pools: dict[tuple[object, ...], _Pool] = {}
         self._full: list[Group] = []
         self._workspaces: dict[torch.device, Workspace] = {}
         self._collected: dict[torch.device, list[list[float]]] = {}
@@ -134,6 +153,7 @@ class Statistics:
         that has no statistics: empty, not floating point, on the meta device, or not strided. Of a DTensor the part
         that this process holds is measured.
         """
+        # Between two layers of a model all that is touched here has left the caches: few steps, few objects.
         started = time.perf_counter()
         held = tensor if type(tensor) is Tensor else local(tensor)
         if held is None or held.layout is not torch.strided or held.is_nested:
@@ -144,33 +164,40 @@ class Statistics:
             unit_dim = -2
         if 0 < sample_dim < tensor.dim() - 1 and unit_dim == -1:
             tensor = tensor.movedim(sample_dim, 0)
-        kind = self._kind(tensor, unit_dim, bounds, compare, search)
-        if kind is None:
-            return None
+        key = (tensor.shape, tensor.stride(), tensor.dtype, tensor.device, unit_dim, bounds, compare, search)
+        kind = self._kinds.get(key)
+        if kind is None or type(tensor) is not Tensor or tensor.is_neg():
+            kind = self._described(tensor, key)
+            if kind is None:
+                return None
         # A large one is read by all threads; of all else there is too little to wake them for.
-        ends = _ends(tensor, kind) if kind.facts.count > FEW else None
-        with one_thread_for(0, tensor.device):
-            measurement = self._add(tensor, kind, ends or _ends(tensor, kind))
-        self._facts[measurement] = kind.facts
+        ends = kind.read(tensor) if kind.read is not None and kind.large else None
+        threads = torch.get_num_threads() if kind.alone else 1
+        if threads != 1:
+            torch.set_num_threads(1)
+        try:
+            measurement = self._add(tensor, kind, ends)
+        finally:
+            if threads != 1:
+                torch.set_num_threads(threads)
         self.seconds += time.perf_counter() - started
         return measurement
 
+    def _described(self, tensor: Tensor, key: tuple[Any, ...]) -> _Kind | None:
+        """All that is the same for every tensor of one ``key``; ``None`` for those that have no statistics."""
+        *_, unit_dim, bounds, compare, search = key
+        plain = type(tensor) is Tensor and not tensor.is_neg()  # its strides tell where its elements lie
+        if (key, plain) in self._kinds:
+            return self._kinds[key, plain]
+        kind = None
+        if tensor.is_floating_point() and not tensor.is_meta and tensor.numel():
+            kind = self._kind(tensor, unit_dim, bounds, compare, search)
+        self._kinds[key if plain else (key, plain)] = kind
+        return kind
+
     def _kind(
         self, tensor: Tensor, unit_dim: int, bounds: tuple[float, float] | None, compare: bool, search: bool
-    ) -> _Kind | None:
-        """All that is the same for every tensor of one shape; ``None`` for those that have no statistics."""
-        plain = type(tensor) is Tensor and not tensor.is_neg()
-        strides = tensor.stride() if plain else None
-        key = (tensor.shape, strides, tensor.dtype, tensor.device, unit_dim, bounds, compare, search)
-        if key not in self._kinds:
-            self._kinds[key] = self._described(tensor, unit_dim, bounds, compare, search)
-        return self._kinds[key]
-
-    def _described(
-        self, tensor: Tensor, unit_dim: int, bounds: tuple[float, float] | None, compare: bool, search: bool
-    ) -> _Kind | None:
-        if not tensor.is_floating_point() or tensor.is_meta or tensor.numel() == 0:
-            return None
+    ) -> _Kind:
         plan = self._sampler.plan(tensor, unit_dim, gradient=not compare)
         facts = Facts(
             count=tensor.numel(),
@@ -181,38 +208,56 @@ class Statistics:
             search=search,
             summed=compare and tensor.numel() <= SUMMED,
         )
-        group = (plan.shape, tensor.dtype, tensor.device, bounds, compare, plan.seen)
-        return _Kind(plan, unit_dim, facts, self._numbers.setdefault(group, len(self._numbers)), bounds, compare)
+        what = (plan.shape, tensor.dtype, tensor.device, plan.width, bounds, compare)
+        return _Kind(
+            plan=plan,
+            unit_dim=unit_dim,
+            facts=facts,
+            pool=self._pools.setdefault((*what, plan.seen), _Pool(*what)),
+            read=None if plan.whole else reader(tensor, total=facts.summed),
+            large=facts.count > FEW,
+            alone=threads_can_change(tensor.device),
+        )
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
     def _add(self, tensor: Tensor, kind: _Kind, ends: Ends | None) -> Measurement:
-        device, plan = tensor.device, kind.plan
-        group, workspace = self._groups.get(kind.group), self._workspaces.get(device)
-        if workspace is None:
-            workspace = self._workspaces[device] = Workspace(device, _WIDTH)
-        if group is None:
-            if not workspace.free:
-                self._flush(device)
-            group = workspace.group(plan.shape, tensor.dtype, kind.bounds, kind.compare)
-            self._groups[kind.group] = group
-        row = workspace.new_row()
-        if ends is not None:
-            workspace.keep_ends(row, ends)
-        take(tensor, kind.unit_dim, plan, out=group.samples[len(group.rows)])
+        pool = kind.pool
+        group = pool.group or self._begin(pool)
+        row = group.workspace.new_row()
+        if kind.read is not None:  # before a sample is taken, for which all then is in the cache
+            group.workspace.keep_ends(row, ends or kind.read(tensor))
+        take(tensor, kind.unit_dim, kind.plan, group.rooms[len(group.rows)])
         group.rows.append(row)
-        if plan.every is not None:
-            group.units.append(look_at_units(tensor, kind.unit_dim, plan, kind.bounds))
-        if len(group.rows) == len(group.samples):
-            self._full.append(self._groups.pop(kind.group))
-        return Measurement(device, row)
+        if kind.plan.every is not None:
+            group.units.append(look_at_units(tensor, kind.unit_dim, kind.plan, pool.bounds))
+        if len(group.rows) == len(group.rooms):
+            self._full.append(group)
+            pool.group = None
+        measurement = Measurement(pool.device, row, kind.facts)
+        self._measured[pool.device].append(measurement)
+        return measurement
+
+    def _begin(self, pool: _Pool) -> Group:
+        """A group of this pool to be filled."""
+        workspace = self._workspaces.get(pool.device)
+        if workspace is None:
+            workspace = self._workspaces[pool.device] = Workspace(pool.device, _WIDTH)
+            self._measured[pool.device] = []
+        if not workspace.free:
+            self._flush(pool.device)
+        pool.group = workspace.group(pool.shape, pool.dtype, pool.width, pool.bounds, pool.compare)
+        return pool.group
 
     def _flush(self, device: torch.device) -> None:
         """Reduce all groups that wait: in a row, for between two layers of a model all code has left the caches."""
         workspace = self._workspaces[device]
-        waiting = [group for group in (*self._full, *self._groups.values()) if group.samples.device == device]
-        self._full = [group for group in self._full if group.samples.device != device]
-        self._groups = {n: group for n, group in self._groups.items() if group.samples.device != device}
+        waiting = [group for group in self._full if group.workspace is workspace]
+        self._full = [group for group in self._full if group.workspace is not workspace]
+        for pool in self._pools.values():
+            if pool.group is not None and pool.device == device:
+                waiting.append(pool.group)
+                pool.group = None
         for group in waiting:
             with one_thread_for(group.samples.numel(), device):
                 sums = sums_of(group, workspace, products=self._products)
@@ -229,7 +274,8 @@ class Statistics:
             for device in self._workspaces:
                 self._flush(device)
             for device, kept in self._kept.items():
-                kept = [replace(m, facts=[self._facts[Measurement(device, row)] for row in m.rows]) for m in kept]
+                known = self._measured[device]
+                kept = [replace(m, facts=[known[row].facts for row in m.rows]) for m in kept]
                 for merged in self._merge(kept) if self._merge else ():
                     self._take(device, merged)
             self._collected = {device: workspace.to_host() for device, workspace in self._workspaces.items()}
@@ -240,7 +286,8 @@ class Statistics:
         workspace = self._workspaces[device]
         ends = torch.stack([merged.norm, merged.check], 1)
         workspace.keep(merged.rows, torch.cat([statistics_of(merged.sums), ends], 1))
-        self._facts.update(zip((Measurement(device, row) for row in merged.rows), merged.facts, strict=True))
+        for row, facts in zip(merged.rows, merged.facts, strict=True):
+            self._measured[device][row].facts = facts
 
     # -- records ---------------------------------------------------------------------------------------------------
 
@@ -250,15 +297,8 @@ class Statistics:
             return None
         if measurement not in self._made:
             row = self._collected[measurement.device][measurement.row]
-            self._made[measurement] = _made(self._facts[measurement], row)
+            self._made[measurement] = _made(measurement.facts, row)
         return self._made[measurement]
-
-
-def _ends(tensor: Tensor, kind: _Kind) -> Ends | None:
-    """What is known of all elements; before a sample is taken, for which they then are in the cache."""
-    if kind.plan.whole:
-        return None
-    return norm_and_total(tensor) if kind.facts.summed else norm_and_check(tensor)
 
 
 def _made(facts: Facts, row: list[float]) -> Stats:

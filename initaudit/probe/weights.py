@@ -24,10 +24,10 @@ from initaudit.records import Parameter
 BLOCK = 1 << 20  # entries converted to float64 at a time
 CACHED = 1 << 21  # entries read several times before the next are
 SAMPLE = 1 << 14  # entries looked at for kurtosis and zeros in a large tensor
-LINE = 8  # of which that many lie side by side
+LINE = 16  # of which that many lie side by side
 LARGE = 1 << 17  # entries from which a sample stands for all
 SMALL = 1 << 14  # entries up to which tensors of one size are measured together, in float64
-TOGETHER = 1 << 18  # entries of such tensors at a time
+TOGETHER = 1 << 17  # entries of such tensors, or of samples, at a time
 
 NAN = float("nan")
 _UNKNOWN = Moments(0, NAN, NAN, NAN, NAN, NAN)
@@ -166,13 +166,14 @@ def measure(tensors: Sequence[Tensor]) -> list[Moments]:
     for i, tensor in enumerate(tensors):
         groups.setdefault((tensor.numel(), tensor.dtype, tensor.device), []).append(i)
     reduced: dict[torch.device, list[tuple[list[int], Tensor]]] = {}
+    rooms: dict[tuple[torch.dtype, torch.device], Tensor] = {}  # used again and again: fresh memory takes longer
     for (count, _, device), members in groups.items():
         seen = _seen_of(count)
         step = max(1, TOGETHER // seen)
         places = None if seen == count else _places(count, device)
         for part in (members[start : start + step] for start in range(0, len(members), step)):
             with one_thread_for(count, device):
-                vectors = _vectors([_flat(tensors[i]) for i in part], places)
+                vectors = _vectors([_flat(tensors[i]) for i in part], places, rooms)
             reduced.setdefault(device, []).append((part, vectors))
     found: dict[int, list[float]] = {}
     for parts in reduced.values():
@@ -191,19 +192,22 @@ def _flat(tensor: Tensor) -> Tensor:
     return flat.float() if flat.element_size() == 1 else flat  # float8 has no arithmetic of its own
 
 
-def _vectors(rows: Sequence[Tensor], places: Tensor | None) -> Tensor:
+def _vectors(
+    rows: Sequence[Tensor], places: Tensor | None, rooms: dict[tuple[torch.dtype, torch.device], Tensor]
+) -> Tensor:
     """The arguments of :func:`_moments` for each of ``rows`` of one length, looked at in ``places`` or as a whole."""
     n, device = len(rows[0]), rows[0].device
     wide = torch.float32 if device.type == "mps" else torch.float64
+    work = wide if n <= SMALL else torch.promote_types(rows[0].dtype, torch.float32)
+    shape = torch.Size((len(rows), n if places is None else places.numel() * LINE))
+    if (work, device) not in rooms:
+        rooms[work, device] = torch.empty(2, TOGETHER, dtype=work, device=device)
+    values, alive = (room[: shape.numel()].view(shape) for room in rooms[work, device])
     if n <= SMALL:
-        work = wide
-        values = torch.stack(list(rows)).to(work)
+        torch.stack([row.to(work) for row in rows], out=values)
         totals, squares = values.sum(1), values.square().sum(1)
         low, high = values.amin(1), values.amax(1)
     else:
-        work = torch.promote_types(rows[0].dtype, torch.float32)
-        seen = n if places is None else places.numel() * LINE
-        values = torch.empty(len(rows), seen, dtype=work, device=device)
         sums: list[Ends] = []
         ends: list[Tensor] = []
         for row, room in zip(rows, values, strict=True):
@@ -212,8 +216,11 @@ def _vectors(rows: Sequence[Tensor], places: Tensor | None) -> Tensor:
                 ends += torch.aminmax(part)
             if places is None:
                 room.copy_(row)
+                continue
+            lines = row.as_strided((n // LINE, LINE), (LINE, 1))
+            if row.dtype is work:
+                torch.index_select(lines, 0, places, out=room.view(-1, LINE))
             else:
-                lines = row.as_strided((n // LINE, LINE), (LINE, 1))
                 room.copy_(lines.index_select(0, places).view(-1))
         norms, totals = stacked(sums).to(wide).view(len(rows), -1, 2).unbind(2)
         squares, totals = norms.square().sum(1), totals.sum(1)
@@ -221,7 +228,7 @@ def _vectors(rows: Sequence[Tensor], places: Tensor | None) -> Tensor:
         low, high = lows.amin(1), highs.amax(1)
     # Scaled by the largest first, because the fourth power of 1e-100 is zero.
     values = values.mul_(1 / torch.maximum(-low, high).clamp_min(torch.finfo(work).tiny)[:, None])
-    alive = torch.ne(values, 0, out=torch.empty_like(values))
+    torch.ne(values, 0, out=alive)
     many = alive.sum(1)
     powers = (values.sub_((values.sum(1) / many)[:, None])).mul_(alive).square_()
     fourth = torch.linalg.vector_norm(powers, dim=1).square() / many
@@ -231,7 +238,7 @@ def _vectors(rows: Sequence[Tensor], places: Tensor | None) -> Tensor:
 
 def _blocks(row: Tensor, work: torch.dtype) -> Sequence[Tensor]:
     """Parts that stay in the cache while they are read three times; what must be widened finds its own."""
-    return torch.chunk(row, -(-len(row) // CACHED)) if row.dtype is work else (row,)
+    return torch.chunk(row, -(-row.numel() // CACHED)) if row.dtype is work and row.numel() > CACHED else (row,)
 
 
 @lru_cache(maxsize=64)

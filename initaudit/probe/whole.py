@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,25 +18,38 @@ BLOCK = 1 << 20  # elements in half precision that a processor widens at a time
 Ends = tuple[float, float] | tuple[Tensor, Tensor]  # numbers of the host, or scalars on a device that is not waited for
 
 
+def reader(like: Tensor, *, total: bool) -> Callable[[Tensor], Ends]:
+    """What reads the ends of tensors of the shape, strides, dtype and device of ``like``: see :func:`norm_and_check`,
+    and where their ``total`` is asked for :func:`norm_and_total`."""
+    count = _in_line(like)
+    if count is not None:
+        return partial(_of_line, count, total)
+    return norm_and_total if total else norm_and_check
+
+
 def norm_and_check(tensor: Tensor) -> Ends:
     """The norm of ``tensor``, and a number that is finite where all its elements are (and their sum is).
 
     The norm is not finite where squares leave float32, so that a sum is taken as well; on the CPU only then, elsewhere
     always, for looking would wait for the device.
     """
+    count = _in_line(tensor)
+    if count is not None:
+        return _of_line(count, False, tensor)
     work, wide = _precisions(tensor)
-    if devices.answers_at_once(tensor.device):
-        read = _read_norm(tensor, work, wide)
-        return read, read if math.isfinite(read) else tensor.sum(dtype=work).item()
     norm = _norm(chunks(tensor), work, wide)
+    if devices.answers_at_once(tensor.device):
+        read = norm.item()
+        return read, read if math.isfinite(read) else tensor.sum(dtype=work).item()
     return norm, tensor.sum(dtype=work).to(norm.dtype)
 
 
 def norm_and_total(tensor: Tensor) -> Ends:
     """The norm and the sum of ``tensor``; the sum is finite where all its elements are."""
+    count = _in_line(tensor)
+    if count is not None:
+        return _of_line(count, True, tensor)
     work, wide = _precisions(tensor)
-    if devices.answers_at_once(tensor.device) and _in_line(tensor) is not None:
-        return _read_norm(tensor, work, wide), tensor.sum().item()
     norms, totals = [], []
     for part in widened(chunks(tensor), work):
         norms.append(torch.linalg.vector_norm(part, dim=-1, dtype=work))
@@ -52,21 +66,22 @@ def stacked(ends: Sequence[Ends]) -> Tensor:
     return torch.tensor(ends, dtype=torch.float64, device="cpu")
 
 
-def _read_norm(tensor: Tensor, work: torch.dtype, wide: torch.dtype) -> float:
-    flat = _in_line(tensor)
-    if flat is None:
-        return _norm(chunks(tensor), work, wide).item()
-    # The shortest way through torch: between two layers of a model, its code must first come back to the caches.
-    pieces = (flat,) if len(flat) <= PIECE else torch.split(flat, PIECE)
-    return math.sqrt(sum(torch.dot(piece, piece).item() for piece in pieces))
-
-
-def _in_line(tensor: Tensor) -> Tensor | None:
-    """The elements of a tensor of moderate size as a vector, where they lie side by side in memory."""
+def _in_line(tensor: Tensor) -> int | None:
+    """How many elements a tensor of moderate size on the host has, where they lie side by side in memory."""
     count = tensor.numel()
-    if count > 2 * PIECE or tensor.dtype not in (torch.float32, torch.float64) or not _dense(tensor):
+    if count > 2 * PIECE or tensor.dtype not in (torch.float32, torch.float64):
         return None
-    return tensor.as_strided((count,), (1,))
+    return count if devices.answers_at_once(tensor.device) and _dense(tensor) else None
+
+
+def _of_line(count: int, total: bool, tensor: Tensor) -> tuple[float, float]:
+    """The shortest way through torch: between two layers of a model, its code must first come back to the caches."""
+    flat = tensor.as_strided((count,), (1,))
+    if count <= PIECE:
+        norm = math.sqrt(torch.dot(flat, flat).item())
+    else:
+        norm = math.sqrt(sum(torch.dot(piece, piece).item() for piece in torch.split(flat, PIECE)))
+    return norm, flat.sum().item() if total or not math.isfinite(norm) else norm
 
 
 def _precisions(tensor: Tensor) -> tuple[torch.dtype, torch.dtype]:

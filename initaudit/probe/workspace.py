@@ -31,13 +31,16 @@ class Units:
 class Group:
     """Samples of one shape that wait to be reduced, and the rows that their statistics will fill.
 
-    ``samples`` ``(k, samples, positions, units)`` has room for k of them, in the ``slab``. ``bounds`` are the outputs
-    beyond which they count as saturated; ``compare`` asks for what lies between samples, where there are several.
-    ``units`` is what was seen of all units, where the samples have not all of them.
+    ``samples`` ``(k, samples, positions, units)`` has room for k of them, in the ``slab``; ``rooms`` are these k, in
+    the rows in which they are copied. ``bounds`` are the outputs beyond which they count as saturated; ``compare`` asks
+    for what lies between samples, where there are several. ``units`` is what was seen of all units, where the samples
+    have not all of them.
     """
 
+    workspace: Workspace
     slab: Tensor
     samples: Tensor
+    rooms: tuple[Tensor, ...]
     bounds: tuple[float, float] | None
     compare: bool
     rows: list[int] = field(default_factory=list)
@@ -57,7 +60,7 @@ class Workspace:
         self._rooms = torch.empty(2, GROUP, dtype=self.dtype, device=device)
         self._places = torch.empty(GROUP, dtype=torch.int64, device=device)
         self._results: list[Tensor] = []  # rows of statistics, and of what is known of whole tensors
-        self._ends: dict[int, list[float]] = {}  # of rows on the host, which takes a tenth of the time
+        self._ends: dict[int, tuple[float, float]] = {}  # of rows on the host, which takes a tenth of the time
         self._on_host = devices.answers_at_once(device)
         self._width = width
         self._taken = 0
@@ -75,7 +78,7 @@ class Workspace:
     def keep_ends(self, row: int, ends: Ends) -> None:
         """Keep the last numbers of a row."""
         if self._on_host:
-            self._ends[row] = [float(end) for end in ends]
+            self._ends[row] = ends  # type: ignore[assignment]  # on the host these are numbers
         else:
             self._results[row // ROWS][row % ROWS, -2:].copy_(stacked([ends])[0])
 
@@ -100,11 +103,14 @@ class Workspace:
             rows[row][-len(ends) :] = ends
         return rows
 
-    def group(self, shape: torch.Size, dtype: torch.dtype, bounds: tuple[float, float] | None, compare: bool) -> Group:
-        """A group of its own slab, of which one must be free."""
+    def group(
+        self, shape: torch.Size, dtype: torch.dtype, width: int, bounds: tuple[float, float] | None, compare: bool
+    ) -> Group:
+        """A group of its own slab, of which one must be free; samples come in rows of ``width``."""
         slab, size = self.free.pop(), shape.numel() * dtype.itemsize
         members = min(MEMBERS, GROUP // shape.numel(), 4 * GROUP // size)
-        return Group(slab, slab[: members * size].view(dtype).view(members, *shape), bounds, compare)
+        samples = slab[: members * size].view(dtype).view(members, *shape)
+        return Group(self, slab, samples, samples.view(members, -1, width).unbind(), bounds, compare)
 
     def rooms(self, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Room for two arrays of floats."""
