@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from initaudit.probe.clock import Clock
-from initaudit.probe.devices import one_thread_for
 from initaudit.probe.whole import Ends, norm_and_check, stacked
 
 _BLOCK = 1_000_003  # a prime: the tiled noise never falls into step with a tensor's dimensions
@@ -117,9 +116,7 @@ def parameter_gradients(model: nn.Module, passes: Clock | None = None) -> Iterat
             with passes.paused():
                 values = (grad.coalesce().values() if grad.is_sparse else grad).detach()
                 values = values.abs() if values.is_complex() else values
-                with one_thread_for(values.numel(), values.device):
-                    ends = norm_and_check(values)
-                seen.setdefault(values.device, []).append((name, max(1, parameter.numel()), ends))
+                seen.setdefault(values.device, []).append((name, max(1, parameter.numel()), norm_and_check(values)))
                 parameter.grad = None
 
         return hook

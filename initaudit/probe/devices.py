@@ -37,12 +37,15 @@ def any_nonzero(flags: Sequence[Tensor]) -> list[bool]:
 
 
 class one_thread_for:  # noqa: N801  # used as a function, and entered too often for a generator
-    """Leave a few elements in the processor's memory to the thread that asks: waking others takes 40 µs, reading 10."""
+    """Leave a few elements in the processor's memory to the thread that asks: waking others takes 40 µs, reading 10.
+
+    Not between two layers of a model, for it makes oneDNN forget what it has prepared for their convolutions.
+    """
 
     __slots__ = ("_before",)
 
     def __init__(self, elements: int, device: torch.device) -> None:
-        alone = elements <= FEW and threads_can_change(device)
+        alone = elements <= FEW and device.type == "cpu" and _threads_can_change()
         self._before = torch.get_num_threads() if alone else 1
 
     def __enter__(self) -> None:
@@ -54,11 +57,7 @@ class one_thread_for:  # noqa: N801  # used as a function, and entered too often
             torch.set_num_threads(self._before)
 
 
-def threads_can_change(device: torch.device) -> bool:
-    """Whether work on ``device`` is done by threads whose number torch can change once it has started some."""
-    return device.type == "cpu" and _has_openmp()
-
-
 @cache
-def _has_openmp() -> bool:
+def _threads_can_change() -> bool:
+    """Whether torch takes another number of threads once it has started some: only with OpenMP."""
     return "parallel backend: OpenMP" in torch.__config__.parallel_info()

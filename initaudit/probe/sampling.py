@@ -21,7 +21,8 @@ Numbers = npt.NDArray[np.int64]
 
 SAMPLE = 32_768  # elements up to which an activation is looked at as a whole
 BUDGET = 8_192  # elements looked at in a larger one
-GRADIENT_SAMPLE = 8_192  # of a gradient, as a whole or not: their rules look at orders of magnitude
+GRADIENT_SAMPLE = 8_192  # elements up to which a gradient is looked at as a whole
+GRADIENT_BUDGET = 2_048  # elements looked at in a larger one, of which rules ask for orders of magnitude
 MAX_SAMPLES = 32  # of the batch
 MAX_UNITS = 1_024  # whose every statistic is taken; whether they are dead or saturated is asked of all
 UNIT_ROWS = 32  # elements of each unit that are asked
@@ -78,7 +79,7 @@ class Sampler:
 
     def _choose(self, shape: torch.Size, gradient: bool) -> tuple[Numbers, list[Numbers], Numbers]:
         """Numbers of samples, of positions in each dimension between, and of units, each in order."""
-        budget = GRADIENT_SAMPLE // 2 if gradient else BUDGET
+        budget = GRADIENT_BUDGET if gradient else BUDGET
         of_samples, of_positions, of_units = self._luck
         units = _pick(shape[-1], MAX_UNITS, of_units)
         samples = _pick(shape[0], min(MAX_SAMPLES, budget // len(units)) if gradient else MAX_SAMPLES, of_samples)

@@ -7,12 +7,11 @@ up to 32,768 elements (a gradient of up to 8,192) is its own sample; what is tak
 and the seed only, so two networks that compute the same numbers report the same numbers (to 1e-6, where one of them
 keeps a value in another order of memory).
 
-Of a larger tensor all elements are read for the rms and for non-finite values, and those of an activation of up to a
-million for its mean and std: these are right to 1e-5 (to 1e-4 where all elements are equal). Every unit (channel,
-feature) is asked whether it is dead or saturated. The rest comes from the sample, scaled by what its rms is off:
-``sample_std``, and mean and std of what is larger still, have a standard error of up to 1.3% of the rms, and of 4%
-where a few positions carry most of the signal, as under causal attention; mean and std of a gradient one of up to 2%,
-since no rule needs them sharper.
+Of a larger tensor all elements are read for the rms, which is right to 1e-5 (to 1e-4 where all elements are equal), and
+for non-finite values. Every unit (channel, feature) is asked whether it is dead or saturated. The rest comes from the
+sample, scaled by what its rms is off: mean, std and ``sample_std`` have a standard error of up to 1.3% of the rms, and
+of 4% where a few positions carry most of the signal, as under causal attention; mean and std of a gradient one of up to
+3%, since no rule needs them sharper.
 """
 
 from __future__ import annotations
@@ -24,17 +23,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from initaudit.probe.devices import FEW, one_thread_for, threads_can_change
+from initaudit.probe.devices import FEW, one_thread_for
 from initaudit.probe.sampling import Plan, Sampler, look_at_units, take
 from initaudit.probe.shards import local
-from initaudit.probe.sums import BINS, CENTRED, FIELDS, Sums, statistics_of, sums_of
+from initaudit.probe.sums import BINS, FIELDS, Sums, statistics_of, sums_of
 from initaudit.probe.whole import Ends, reader
 from initaudit.probe.workspace import Group, Workspace
 from initaudit.records import Histogram, Stats
 
-SUMMED = 1 << 20  # elements up to which those of an activation are summed too
 _SMALLEST, _LARGEST = 1e-15, 1e30  # beyond these, squares and sums of finite numbers may leave float32
 _WIDTH = len(FIELDS) + BINS + 2  # with what is known of the whole tensor
 
@@ -43,8 +41,7 @@ _WIDTH = len(FIELDS) + BINS + 2  # with what is known of the whole tensor
 class Facts:
     """What the host knows of a measured tensor: ``count`` elements, ``sampled`` of them looked at, and its shape.
 
-    ``exact`` says that the sample is the whole tensor, ``search`` that non-finite values in the rest count, and
-    ``summed`` that what is known of the rest has its sum.
+    ``exact`` says that the sample is the whole tensor, and ``search`` that non-finite values in the rest count.
     """
 
     count: int
@@ -53,7 +50,6 @@ class Facts:
     units: int
     exact: bool
     search: bool
-    summed: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -100,8 +96,7 @@ class _Pool:
 class _Kind:
     """What tensors of one shape have in common.
 
-    ``read`` tells what is known of all elements, where the sample has not all of them: with all threads where these
-    are many, ``large``. For the rest of the work one thread is left ``alone``.
+    ``read`` tells what is known of all elements, where the sample has not all of them.
     """
 
     plan: Plan
@@ -109,8 +104,6 @@ class _Kind:
     facts: Facts
     pool: _Pool
     read: Callable[[Tensor], Ends] | None
-    large: bool
-    alone: bool
 
 
 class Statistics:
@@ -130,6 +123,7 @@ class Statistics:
         self._kinds: dict[tuple[object, ...], _Kind | None] = {}
         self._pools: dict[tuple[object, ...], _Pool] = {}
         self._full: list[Group] = []
+        self._held: tuple[Tensor, Workspace, int, Callable[[Tensor], Ends]] | None = None
         self._workspaces: dict[torch.device, Workspace] = {}
         self._collected: dict[torch.device, list[list[float]]] = {}
         self._made: dict[Measurement, Stats] = {}
@@ -143,15 +137,19 @@ class Statistics:
         *,
         search: bool = True,
         compare: bool = True,
+        known: Ends | None = None,
+        later: bool = False,
     ) -> Measurement | None:
         """Measure ``tensor`` of shape ``(samples, ..., units, ...)``; ``unit_dim`` tells where the units are.
 
         ``sample_dim`` tells where the samples are, when not in front (sequence-first layouts). ``search`` looks for
         non-finite values in every element, not only in those that are sampled; ``compare`` takes the statistics between
         samples, which gradients do without.
-        ``bounds`` are the outputs beyond which an activation counts as saturated. Returns ``None`` for a tensor
-        that has no statistics: empty, not floating point, on the meta device, or not strided. Of a DTensor the part
-        that this process holds is measured.
+        ``bounds`` are the outputs beyond which an activation counts as saturated. ``known`` are norm and check of all
+        elements, where they are known; ``later`` says that they may be soon, so that a large tensor is held and read
+        when :meth:`settle` is called; :meth:`before_use` sees to it that it is unchanged until then. Returns ``None``
+        for a tensor that has no statistics: empty, not floating point, on the meta device, or not strided. Of a DTensor
+        the part that this process holds is measured.
         """
         # Between two layers of a model all that is touched here has left the caches: few steps, few objects.
         started = time.perf_counter()
@@ -170,16 +168,7 @@ class Statistics:
             kind = self._described(tensor, key)
             if kind is None:
                 return None
-        # A large one is read by all threads; of all else there is too little to wake them for.
-        ends = kind.read(tensor) if kind.read is not None and kind.large else None
-        threads = torch.get_num_threads() if kind.alone else 1
-        if threads != 1:
-            torch.set_num_threads(1)
-        try:
-            measurement = self._add(tensor, kind, ends)
-        finally:
-            if threads != 1:
-                torch.set_num_threads(threads)
+        measurement = self._add(tensor, kind, known, later)
         self.seconds += time.perf_counter() - started
         return measurement
 
@@ -206,7 +195,6 @@ class Statistics:
             units=tensor.shape[unit_dim] if tensor.dim() else 1,
             exact=plan.whole,
             search=search,
-            summed=compare and tensor.numel() <= SUMMED,
         )
         what = (plan.shape, tensor.dtype, tensor.device, plan.width, bounds, compare)
         return _Kind(
@@ -214,19 +202,36 @@ class Statistics:
             unit_dim=unit_dim,
             facts=facts,
             pool=self._pools.setdefault((*what, plan.seen), _Pool(*what)),
-            read=None if plan.whole else reader(tensor, total=facts.summed),
-            large=facts.count > FEW,
-            alone=threads_can_change(tensor.device),
+            read=None if plan.whole else reader(tensor),
         )
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
-    def _add(self, tensor: Tensor, kind: _Kind, ends: Ends | None) -> Measurement:
+    def before_use(self, tensor: Tensor) -> None:
+        """Call before ``tensor`` is used, and perhaps overwritten: where it is the one that is held, that is read."""
+        if self._held is not None and _same_memory(tensor, self._held[0]):
+            self.settle()
+
+    def settle(self, tensor: Tensor | None = None, known: Ends | None = None) -> None:
+        """Read the tensor that is held, or take what is ``known`` of it, where it is ``tensor``."""
+        if self._held is not None:
+            started = time.perf_counter()
+            held, workspace, row, read = self._held
+            self._held = None
+            is_it = tensor is not None and held.shape == tensor.shape and _same_memory(tensor, held)
+            workspace.keep_ends(row, known if known is not None and is_it else read(held))
+            self.seconds += time.perf_counter() - started
+
+    def _add(self, tensor: Tensor, kind: _Kind, known: Ends | None, later: bool) -> Measurement:
         pool = kind.pool
         group = pool.group or self._begin(pool)
         row = group.workspace.new_row()
-        if kind.read is not None:  # before a sample is taken, for which all then is in the cache
-            group.workspace.keep_ends(row, ends or kind.read(tensor))
+        if kind.read is not None:
+            if later and kind.facts.count > FEW:
+                self.settle()
+                self._held = (tensor, group.workspace, row, kind.read)
+            else:  # before a sample is taken, for which all then is in the cache
+                group.workspace.keep_ends(row, known or kind.read(tensor))
         take(tensor, kind.unit_dim, kind.plan, group.rooms[len(group.rows)])
         group.rows.append(row)
         if kind.plan.every is not None:
@@ -258,18 +263,23 @@ class Statistics:
             if pool.group is not None and pool.device == device:
                 waiting.append(pool.group)
                 pool.group = None
-        for group in waiting:
-            with one_thread_for(group.samples.numel(), device):
-                sums = sums_of(group, workspace, products=self._products)
-            if self._merge is None:
-                workspace.keep(group.rows, statistics_of(sums))
-            else:
-                ends = workspace.ends(group.rows, 2).T
-                self._kept.setdefault(device, []).append(Measured(group.rows, [], sums, *ends))
-            workspace.free.append(group.slab)
+        with one_thread_for(0, device):
+            for group in waiting:
+                self._reduce(group, device)
+                workspace.free.append(group.slab)
+
+    def _reduce(self, group: Group, device: torch.device) -> None:
+        workspace = group.workspace
+        sums = sums_of(group, workspace, products=self._products)
+        if self._merge is None:
+            workspace.keep(group.rows, statistics_of(sums))
+        else:
+            ends = workspace.ends(group.rows).T
+            self._kept.setdefault(device, []).append(Measured(group.rows, [], sums, *ends))
 
     def collect(self) -> None:
         """Bring every vector to the host: one transfer per device."""
+        self.settle()
         with torch.no_grad():
             for device in self._workspaces:
                 self._flush(device)
@@ -301,6 +311,13 @@ class Statistics:
         return self._made[measurement]
 
 
+def _same_memory(tensor: Tensor, held: Tensor) -> bool:
+    """Whether they share memory, or it cannot be told."""
+    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
+        return True
+    return tensor.untyped_storage().data_ptr() == held.untyped_storage().data_ptr()
+
+
 def _made(facts: Facts, row: list[float]) -> Stats:
     value = dict(zip(FIELDS, row, strict=False))
     *bins, norm, check = row[len(FIELDS) :]
@@ -315,11 +332,6 @@ def _made(facts: Facts, row: list[float]) -> Stats:
         else:  # none of the few that are not zero was sampled, so nothing is known of how they lie
             std, sample_std, cosine = whole, None, None
         rms = whole
-        if facts.summed and math.isfinite(check):
-            mean = check / facts.count
-            variance = rms * rms - mean * mean
-            if variance > CENTRED * rms * rms:
-                std = math.sqrt(variance)
     return Stats(
         count=facts.count,
         sampled=facts.sampled,

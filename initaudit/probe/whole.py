@@ -12,19 +12,16 @@ from torch import Tensor
 from initaudit.probe import devices
 
 CHUNK = 4_096  # numbers summed in float32: right to 1e-5; a million together would be off by 1e-4
-PIECE = 1 << 18  # numbers that a dot product takes in float32: right to 1e-6, and to 1e-4 where all are equal
+PIECE = 1 << 17  # numbers of which torch takes one norm in float32: right to 1e-6, and to 1e-4 where all are equal
 BLOCK = 1 << 20  # elements in half precision that a processor widens at a time
 
 Ends = tuple[float, float] | tuple[Tensor, Tensor]  # numbers of the host, or scalars on a device that is not waited for
 
 
-def reader(like: Tensor, *, total: bool) -> Callable[[Tensor], Ends]:
-    """What reads the ends of tensors of the shape, strides, dtype and device of ``like``: see :func:`norm_and_check`,
-    and where their ``total`` is asked for :func:`norm_and_total`."""
+def reader(like: Tensor) -> Callable[[Tensor], Ends]:
+    """:func:`norm_and_check` for tensors of the shape, strides, dtype and device of ``like``."""
     count = _in_line(like)
-    if count is not None:
-        return partial(_of_line, count, total)
-    return norm_and_total if total else norm_and_check
+    return norm_and_check if count is None else partial(_of_line, count)
 
 
 def norm_and_check(tensor: Tensor) -> Ends:
@@ -35,7 +32,7 @@ def norm_and_check(tensor: Tensor) -> Ends:
     """
     count = _in_line(tensor)
     if count is not None:
-        return _of_line(count, False, tensor)
+        return _of_line(count, tensor)
     work, wide = _precisions(tensor)
     norm = _norm(chunks(tensor), work, wide)
     if devices.answers_at_once(tensor.device):
@@ -48,14 +45,15 @@ def norm_and_total(tensor: Tensor) -> Ends:
     """The norm and the sum of ``tensor``; the sum is finite where all its elements are."""
     count = _in_line(tensor)
     if count is not None:
-        return _of_line(count, True, tensor)
+        norm, _ = _of_line(count, tensor)
+        return norm, tensor.sum().item()
     work, wide = _precisions(tensor)
     norms, totals = [], []
     for part in widened(chunks(tensor), work):
         norms.append(torch.linalg.vector_norm(part, dim=-1, dtype=work))
         totals.append(part.sum(-1, dtype=work).sum(dtype=wide))
-    norm, total = _together(norms, wide), totals[0] if len(totals) == 1 else torch.stack(totals).sum()
-    return (norm.item(), total.item()) if devices.answers_at_once(tensor.device) else (norm, total)
+    whole, total = _together(norms, wide), totals[0] if len(totals) == 1 else torch.stack(totals).sum()
+    return (whole.item(), total.item()) if devices.answers_at_once(tensor.device) else (whole, total)
 
 
 def stacked(ends: Sequence[Ends]) -> Tensor:
@@ -69,19 +67,23 @@ def stacked(ends: Sequence[Ends]) -> Tensor:
 def _in_line(tensor: Tensor) -> int | None:
     """How many elements a tensor of moderate size on the host has, where they lie side by side in memory."""
     count = tensor.numel()
-    if count > 2 * PIECE or tensor.dtype not in (torch.float32, torch.float64):
+    if count > devices.FEW or tensor.dtype not in (torch.float32, torch.float64):
         return None
     return count if devices.answers_at_once(tensor.device) and _dense(tensor) else None
 
 
-def _of_line(count: int, total: bool, tensor: Tensor) -> tuple[float, float]:
-    """The shortest way through torch: between two layers of a model, its code must first come back to the caches."""
+def _of_line(count: int, tensor: Tensor) -> tuple[float, float]:
+    """The norm of a vector is the one reduction that torch does not spread over threads, however many there are.
+
+    To wake them takes longer than to read so few elements, and to have only one would make oneDNN forget the model's
+    convolutions: ``torch.set_num_threads`` clears its cache.
+    """
     flat = tensor.as_strided((count,), (1,))
     if count <= PIECE:
-        norm = math.sqrt(torch.dot(flat, flat).item())
+        norm = torch.linalg.vector_norm(flat).item()
     else:
-        norm = math.sqrt(sum(torch.dot(piece, piece).item() for piece in torch.split(flat, PIECE)))
-    return norm, flat.sum().item() if total or not math.isfinite(norm) else norm
+        norm = math.hypot(*(torch.linalg.vector_norm(piece).item() for piece in torch.split(flat, PIECE)))
+    return norm, norm if math.isfinite(norm) else flat.sum().item()
 
 
 def _precisions(tensor: Tensor) -> tuple[torch.dtype, torch.dtype]:
@@ -95,7 +97,8 @@ def _norm(parts: list[Tensor], work: torch.dtype, wide: torch.dtype) -> Tensor:
 
 
 def _together(norms: list[Tensor], wide: torch.dtype) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(norms[0] if len(norms) == 1 else torch.cat(norms), dtype=wide)
+    joined = norms[0] if len(norms) == 1 else torch.cat(norms)
+    norm: Tensor = torch.linalg.vector_norm(joined, dtype=None if joined.numel() <= CHUNK else wide)
     return norm
 
 

@@ -16,6 +16,7 @@ MEMBERS = 512  # tensors reduced together, however small
 SLABS = 32  # groups that may wait at a time, of 1 MiB each
 LUMP = 8  # of which that many are taken at a time
 ROWS = 1_024  # vectors for which room is made at a time
+_UNKNOWN = (float("nan"), float("nan"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,10 @@ class Workspace:
         self.dtype = torch.float32 if device.type == "mps" else torch.float64
         self._rooms = torch.empty(2, GROUP, dtype=self.dtype, device=device)
         self._places = torch.empty(GROUP, dtype=torch.int64, device=device)
-        self._results: list[Tensor] = []  # rows of statistics, and of what is known of whole tensors
-        self._ends: dict[int, tuple[float, float]] = {}  # of rows on the host, which takes a tenth of the time
+        # Rows of statistics, and of what is known of whole tensors; on the host as numbers, in a tenth of the time.
+        self._results: list[Tensor] = []
+        self._vectors: dict[int, list[float]] = {}
+        self._ends: dict[int, tuple[float, float]] = {}
         self._on_host = devices.answers_at_once(device)
         self._width = width
         self._taken = 0
@@ -70,7 +73,7 @@ class Workspace:
         self.one = torch.ones(1, 1, dtype=self.dtype, device=device)
 
     def new_row(self) -> int:
-        if self._taken == ROWS * len(self._results):
+        if not self._on_host and self._taken == ROWS * len(self._results):
             self._results.append(self._rooms.new_full((ROWS, self._width), float("nan")))
         self._taken += 1
         return self._taken - 1
@@ -82,15 +85,17 @@ class Workspace:
         else:
             self._results[row // ROWS][row % ROWS, -2:].copy_(stacked([ends])[0])
 
-    def ends(self, rows: list[int], count: int) -> Tensor:
-        """The last ``count`` numbers of ``rows``, NaN where none were kept: ``(k, count)``."""
+    def ends(self, rows: list[int]) -> Tensor:
+        """What is known of the whole tensors of ``rows``, NaN where nothing was kept: ``(k, 2)``."""
         if self._on_host:
-            unknown = [float("nan")] * count
-            return torch.tensor([self._ends.get(row, unknown) for row in rows], dtype=self.dtype)
-        return torch.stack([self._results[row // ROWS][row % ROWS, -count:] for row in rows])
+            return torch.tensor([self._ends.get(row, _UNKNOWN) for row in rows], dtype=self.dtype, device="cpu")
+        return torch.stack([self._results[row // ROWS][row % ROWS, -2:] for row in rows])
 
     def keep(self, rows: list[int], vectors: Tensor) -> None:
         """Keep the first numbers of ``rows``: ``vectors`` ``(k, n)``."""
+        if self._on_host:
+            self._vectors.update(zip(rows, vectors.tolist(), strict=True))
+            return
         for part in {row // ROWS for row in rows}:
             mine = [i for i, row in enumerate(rows) if row // ROWS == part]
             places, theirs = (sent(numbers, vectors.device) for numbers in ([rows[i] % ROWS for i in mine], mine))
@@ -98,9 +103,10 @@ class Workspace:
 
     def to_host(self) -> list[list[float]]:
         """All rows that were kept, in one transfer."""
+        if self._on_host:
+            kept = (self._vectors[row] for row in range(self._taken))
+            return [v if len(v) == self._width else [*v, *self._ends.get(i, _UNKNOWN)] for i, v in enumerate(kept)]
         rows: list[list[float]] = torch.cat(self._results)[: self._taken].tolist()
-        for row, ends in self._ends.items():
-            rows[row][-len(ends) :] = ends
         return rows
 
     def group(

@@ -107,7 +107,7 @@ def test_rms_of_real_activations_is_that_of_all_elements(index: int) -> None:
 @pytest.mark.parametrize("compare", [True, False], ids=["activation", "gradient"])
 def test_what_is_known_of_all_elements_does_not_depend_on_the_sample(compare: bool) -> None:
     x = activations(4, 4096, 64)[3]
-    mean, std, rms = x.double().mean().item(), x.double().std(correction=0).item(), x.double().square().mean().sqrt()
+    rms = x.double().square().mean().sqrt()
     for seed in range(3):
         statistics = Statistics(seed)
         measurement = statistics.measure(x, search=False, compare=compare)
@@ -115,9 +115,7 @@ def test_what_is_known_of_all_elements_does_not_depend_on_the_sample(compare: bo
         found = statistics.stats(measurement)
         assert found is not None
         assert found.rms == pytest.approx(rms.item(), rel=1e-5)
-        if compare:
-            assert (found.mean, found.std) == pytest.approx((mean, std), rel=1e-5)
-        else:
+        if not compare:
             assert (found.sample_std, found.cosine) == (None, None)
 
 
