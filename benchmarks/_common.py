@@ -74,10 +74,16 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
-def medians(*actions: Callable[[], object], repeats: int) -> list[tuple[float, float]]:
-    """Median wall and CPU seconds of each action, all run once per round so that each meets the same neighbours."""
+def medians(
+    *actions: Callable[[], object], repeats: int, before: Callable[[], object] = lambda: None
+) -> list[tuple[float, float]]:
+    """Median wall and CPU seconds of each action, all run once per round so that each meets the same neighbours.
+
+    ``before`` is done at the start of each round, and takes no part in it.
+    """
     times: list[list[tuple[float, float]]] = [[] for _ in actions]
     for _ in range(repeats):
+        before()
         for action, taken in zip(actions, times, strict=True):
             wall, cpu = time.perf_counter(), time.process_time()
             action()

@@ -72,7 +72,7 @@ class _Hidden:
         self._begin(output)
 
     def _begin(self, values: Any) -> None:
-        self._given = list(tensors_in(values))
+        self._given = tensors_in(values)
         self._guard = torch._C.DisableTorchFunction()
         self._guard.__enter__()
 

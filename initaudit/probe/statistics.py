@@ -319,18 +319,16 @@ def _same_memory(tensor: Tensor, held: Tensor) -> bool:
 
 
 def _made(facts: Facts, row: list[float]) -> Stats:
-    value = dict(zip(FIELDS, row, strict=False))
-    *bins, norm, check = row[len(FIELDS) :]
-    bad = _nonfinite(facts, int(value["bad"]), check, max(-value["min"], value["max"]))
-    mean, std, rms = value["mean"], value["std"], value["rms"]
-    sample_std, cosine = _known(value["sample_std"]), _known(value["cosine"])
+    mean, std, rms, low, high, bad, zeros, kappa, *rest = row
+    sample_std, cosine, dead_units, saturated, saturated_units, limit, *bins, norm, check = rest
+    nonfinite = _nonfinite(facts, int(bad), check, max(-low, high))
     whole = norm / math.sqrt(facts.count)
-    if not bad and _SMALLEST < whole < math.inf:
+    if not nonfinite and _SMALLEST < whole < math.inf:
         if rms > 0:
             scale = whole / rms
-            mean, std, sample_std = mean * scale, std * scale, None if sample_std is None else sample_std * scale
+            mean, std, sample_std = mean * scale, std * scale, sample_std * scale
         else:  # none of the few that are not zero was sampled, so nothing is known of how they lie
-            std, sample_std, cosine = whole, None, None
+            std, sample_std, cosine = whole, math.nan, math.nan
         rms = whole
     return Stats(
         count=facts.count,
@@ -338,19 +336,19 @@ def _made(facts: Facts, row: list[float]) -> Stats:
         mean=mean,
         std=std,
         rms=rms,
-        min=value["min"],
-        max=value["max"],
-        nonfinite=bad,
-        zero_fraction=value["zeros"],
-        kappa=_known(value["kappa"]),
+        min=low,
+        max=high,
+        nonfinite=nonfinite,
+        zero_fraction=zeros,
+        kappa=_known(kappa),
         samples=facts.samples,
         units=facts.units,
-        sample_std=sample_std,
-        cosine=cosine,
-        dead_units=_known(value["dead_units"]),
-        saturated=_known(value["saturated"]),
-        saturated_units=_known(value["saturated_units"]),
-        histogram=Histogram(value["limit"], tuple(map(int, bins))),
+        sample_std=_known(sample_std),
+        cosine=_known(cosine),
+        dead_units=_known(dead_units),
+        saturated=_known(saturated),
+        saturated_units=_known(saturated_units),
+        histogram=Histogram(limit, tuple(map(int, bins))),
     )
 
 
@@ -365,4 +363,4 @@ def _nonfinite(facts: Facts, bad: int, check: float, largest: float) -> int:
 
 
 def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return value if value == value else None  # many times as fast as math.isnan

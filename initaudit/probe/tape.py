@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 import types
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -236,9 +236,9 @@ class Tape(TorchFunctionMode):
         if call.name == "batch_norm":
             known, call.known = batch_norm.ends_of(call.func, args, kwargs, out)
             self._statistics.settle(batch_norm.input_of(args, kwargs), known)
-        outs = list(tensors_in(out))
+        outs = tensors_in(out)
         if in_place and not outs:
-            outs = list(tensors_in(args[:1]))[:1]
+            outs = tensors_in(args[:1])[:1]
         parents = [self.nodes[i] for i in call.inputs]
         first: Node | None = None
         for tensor in outs:
@@ -443,16 +443,20 @@ def _records(name: str) -> bool:
     return name not in _QUERIES and not name.startswith("is_")
 
 
-def tensors_in(value: Any, depth: int = 4) -> Iterator[Tensor]:
+def tensors_in(value: Any, depth: int = 4) -> list[Tensor]:
     """Every tensor in nested tuples, lists and mappings."""
+    found: list[Tensor] = []
+    _gather(value, depth, found)
+    return found
+
+
+def _gather(value: Any, depth: int, found: list[Tensor]) -> None:
     if isinstance(value, Tensor):
-        yield value
-    elif depth and isinstance(value, (tuple, list)):
-        for v in value:
-            yield from tensors_in(v, depth - 1)
-    elif depth and isinstance(value, Mapping):
-        for v in value.values():
-            yield from tensors_in(v, depth - 1)
+        found.append(value)
+    elif depth and value is not None:
+        inside = value if isinstance(value, (tuple, list)) else value.values() if isinstance(value, Mapping) else ()
+        for v in inside:
+            _gather(v, depth - 1, found)
 
 
 # The same function without its own check for an active mode: the calls inside it then reach the tape one by one,

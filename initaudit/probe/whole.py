@@ -45,8 +45,7 @@ def norm_and_total(tensor: Tensor) -> Ends:
     """The norm and the sum of ``tensor``; the sum is finite where all its elements are."""
     count = _in_line(tensor)
     if count is not None:
-        norm, _ = _of_line(count, tensor)
-        return norm, tensor.sum().item()
+        return _of_line(count, tensor)[0], tensor.sum().item()
     work, wide = _precisions(tensor)
     norms, totals = [], []
     for part in widened(chunks(tensor), work):
