@@ -190,9 +190,18 @@ def random_state(seed: int) -> Iterator[None]:
 
 def seed_all(seed: int) -> None:
     """Seed the generators that models draw from: torch's (all devices), Python's and numpy's."""
-    torch.manual_seed(seed)
+    if _has_accelerator():
+        torch.manual_seed(seed)
+    else:  # torch.manual_seed notes where it was called from, for devices that may be found later
+        torch.default_generator.manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
+
+
+def _has_accelerator() -> bool:
+    """Whether there is another device than the processor, as far as this torch (2.6 and newer) can tell."""
+    known = getattr(torch, "accelerator", None)
+    return known is None or bool(known.is_available())
 
 
 @contextmanager
