@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from initaudit.probe import devices
 from initaudit.probe.devices import sent
 from initaudit.probe.workspace import Units
 
@@ -113,7 +114,10 @@ def look_at_units(tensor: Tensor, unit_dim: int, plan: Plan, bounds: tuple[float
     """What all units are, of which the sample leaves some out."""
     ordered = in_order(tensor, unit_dim)
     rows = ordered.reshape(len(ordered), -1, ordered.shape[-1])[plan.every]
-    alive = rows.amax((0, 1)).ne_(0).logical_or_(rows.amin((0, 1))).bool()  # many times as fast as any
+    if devices.answers_at_once(tensor.device) and _plain(tensor) and tensor.dtype in (torch.float32, torch.float64):
+        alive = torch.from_numpy(rows.numpy().any((0, 1)))
+    else:
+        alive = rows.amax((0, 1)).ne_(0).logical_or_(rows.amin((0, 1))).bool()  # many times as fast as any of torch
     outside = None if bounds is None else (rows <= bounds[0]) | (rows >= bounds[1])
     return Units(alive, None if outside is None else outside.sum((0, 1), dtype=torch.uint8), plan.seen[1])
 
