@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from enum import Enum
 from functools import cached_property, lru_cache
 from itertools import compress
 from operator import eq, is_
@@ -110,17 +109,17 @@ class _Held:
     def enter(self, values: Iterable[Any], depth: int) -> None:
         for value in values:
             kind = _kind(type(value))  # type: ignore[arg-type]  # a class is hashable
-            if kind is _Kind.OTHER:
+            if kind is None:
                 continue
-            if kind is _Kind.TENSOR:
+            if kind is Tensor:
                 self.tensors.append(value)
-            elif kind is _Kind.GENERATOR:
+            elif kind is torch.Generator:
                 self.generators.append(value)
             else:
-                if kind is not _Kind.TUPLE:
+                if kind is not tuple:
                     self.containers.append((value, value.copy() if value else ()))
-                if value and depth and kind is not _Kind.SET:
-                    self.enter(value.values() if kind is _Kind.DICT else value, depth - 1)
+                if value and depth and kind is not set:
+                    self.enter(value.values() if kind is dict else value, depth - 1)
 
     def state(self) -> Iterator[Tensor]:
         """Buffers, and every plain tensor that a module holds as an attribute or in a container of its own."""
@@ -130,21 +129,14 @@ class _Held:
                 yield held
 
 
-class _Kind(Enum):
-    DICT = (dict,)
-    LIST = (list,)
-    SET = (set,)
-    TUPLE = (tuple,)
-    TENSOR = (Tensor,)
-    GENERATOR = (torch.Generator,)
-    OTHER = ()
+_KINDS = (dict, list, set, tuple, Tensor, torch.Generator)
 
 
 @lru_cache(maxsize=4096)
-def _kind(held: type) -> _Kind:
-    """What a value of this class is to be kept as; a module keeps its own."""
-    found = next((kind for kind in _Kind if issubclass(held, kind.value)), _Kind.OTHER)
-    return found if found in (_Kind.TUPLE, _Kind.TENSOR, _Kind.GENERATOR) or hasattr(held, "copy") else _Kind.OTHER
+def _kind(held: type) -> type | None:
+    """Which of these a class is, if what it holds can change; of modules each keeps its own."""
+    found = next((kind for kind in _KINDS if issubclass(held, kind)), None)
+    return found if found not in (dict, list, set) or hasattr(held, "copy") else None
 
 
 def _same(value: Any, content: Any) -> bool:
