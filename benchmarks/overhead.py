@@ -110,7 +110,7 @@ def compare(name: str, repeats: int) -> tuple[tuple[float, float], tuple[float, 
     actions = (lambda: plain_pass(model, inputs), lambda: audit(model, inputs))
     for action in actions:
         action()
-    # Of every pair the plain pass comes after another one: an audit leaves oneDNN nothing of what it has prepared.
+    # Of every pair the plain pass comes after another one, as in training: an audit leaves caches and memory cold.
     plain, audited = medians(*actions, repeats=repeats, before=actions[0])
     return plain, audited, breakdown(model, inputs, max(1, repeats // 2))
 

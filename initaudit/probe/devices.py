@@ -37,10 +37,7 @@ def any_nonzero(flags: Sequence[Tensor]) -> list[bool]:
 
 
 class one_thread_for:  # noqa: N801  # used as a function, and entered too often for a generator
-    """Leave a few elements in the processor's memory to the thread that asks: waking others takes 40 µs, reading 10.
-
-    Not between two layers of a model, for it makes oneDNN forget what it has prepared for their convolutions.
-    """
+    """Leave a few elements in the processor's memory to the thread that asks: waking others takes 40 µs, reading 10."""
 
     __slots__ = ("_before",)
 
