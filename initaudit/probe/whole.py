@@ -74,7 +74,7 @@ def _in_line(tensor: Tensor) -> int | None:
 def _of_line(count: int, tensor: Tensor) -> tuple[float, float]:
     """The norm of a vector is the one reduction that torch does not spread over threads, however many there are.
 
-    To wake them takes longer than to read so few elements, and to say that there is one thread costs time at each layer.
+    To wake them takes longer than to read so few elements, and setting their number takes time at each layer.
     """
     flat = tensor.as_strided((count,), (1,))
     if count <= PIECE:
