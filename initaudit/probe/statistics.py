@@ -23,9 +23,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from initaudit.probe.devices import FEW, one_thread_for
+from initaudit.probe.devices import one_thread_for
 from initaudit.probe.sampling import Plan, Sampler, look_at_units, take
 from initaudit.probe.shards import local
 from initaudit.probe.sums import BINS, FIELDS, Sums, statistics_of, sums_of
@@ -123,7 +123,6 @@ class Statistics:
         self._kinds: dict[tuple[object, ...], _Kind | None] = {}
         self._pools: dict[tuple[object, ...], _Pool] = {}
         self._full: list[Group] = []
-        self._held: tuple[Tensor, Workspace, int, Callable[[Tensor], Ends]] | None = None
         self._workspaces: dict[torch.device, Workspace] = {}
         self._collected: dict[torch.device, list[list[float]]] = {}
         self._made: dict[Measurement, Stats] = {}
@@ -137,19 +136,15 @@ class Statistics:
         *,
         search: bool = True,
         compare: bool = True,
-        known: Ends | None = None,
-        later: bool = False,
     ) -> Measurement | None:
         """Measure ``tensor`` of shape ``(samples, ..., units, ...)``; ``unit_dim`` tells where the units are.
 
         ``sample_dim`` tells where the samples are, when not in front (sequence-first layouts). ``search`` looks for
         non-finite values in every element, not only in those that are sampled; ``compare`` takes the statistics between
         samples, which gradients do without.
-        ``bounds`` are the outputs beyond which an activation counts as saturated. ``known`` are norm and check of all
-        elements, where they are known; ``later`` says that they may be soon, so that a large tensor is held and read
-        when :meth:`settle` is called; :meth:`before_use` sees to it that it is unchanged until then. Returns ``None``
-        for a tensor that has no statistics: empty, not floating point, on the meta device, or not strided. Of a DTensor
-        the part that this process holds is measured.
+        ``bounds`` are the outputs beyond which an activation counts as saturated. Returns ``None`` for a tensor
+        that has no statistics: empty, not floating point, on the meta device, or not strided. Of a DTensor the part
+        that this process holds is measured.
         """
         # Between two layers of a model all that is touched here has left the caches: few steps, few objects.
         started = time.perf_counter()
@@ -168,7 +163,7 @@ class Statistics:
             kind = self._described(tensor, key)
             if kind is None:
                 return None
-        measurement = self._add(tensor, kind, known, later)
+        measurement = self._add(tensor, kind)
         self.seconds += time.perf_counter() - started
         return measurement
 
@@ -207,31 +202,12 @@ class Statistics:
 
     # -- groups ----------------------------------------------------------------------------------------------------
 
-    def before_use(self, tensor: Tensor) -> None:
-        """Call before ``tensor`` is used, and perhaps overwritten: where it is the one that is held, that is read."""
-        if self._held is not None and _same_memory(tensor, self._held[0]):
-            self.settle()
-
-    def settle(self, tensor: Tensor | None = None, known: Ends | None = None) -> None:
-        """Read the tensor that is held, or take what is ``known`` of it, where it is ``tensor``."""
-        if self._held is not None:
-            started = time.perf_counter()
-            held, workspace, row, read = self._held
-            self._held = None
-            is_it = tensor is not None and held.shape == tensor.shape and _same_memory(tensor, held)
-            workspace.keep_ends(row, known if known is not None and is_it else read(held))
-            self.seconds += time.perf_counter() - started
-
-    def _add(self, tensor: Tensor, kind: _Kind, known: Ends | None, later: bool) -> Measurement:
+    def _add(self, tensor: Tensor, kind: _Kind) -> Measurement:
         pool = kind.pool
         group = pool.group or self._begin(pool)
         row = group.workspace.new_row()
-        if kind.read is not None:
-            if later and kind.facts.count > FEW:
-                self.settle()
-                self._held = (tensor, group.workspace, row, kind.read)
-            else:  # before a sample is taken, for which all then is in the cache
-                group.workspace.keep_ends(row, known or kind.read(tensor))
+        if kind.read is not None:  # before a sample is taken, for which all then is in the cache
+            group.workspace.keep_ends(row, kind.read(tensor))
         take(tensor, kind.unit_dim, kind.plan, group.rooms[len(group.rows)])
         group.rows.append(row)
         if kind.plan.every is not None:
@@ -279,7 +255,6 @@ class Statistics:
 
     def collect(self) -> None:
         """Bring every vector to the host: one transfer per device."""
-        self.settle()
         with torch.no_grad():
             for device in self._workspaces:
                 self._flush(device)
@@ -309,13 +284,6 @@ class Statistics:
             row = self._collected[measurement.device][measurement.row]
             self._made[measurement] = _made(measurement.facts, row)
         return self._made[measurement]
-
-
-def _same_memory(tensor: Tensor, held: Tensor) -> bool:
-    """Whether they share memory, or it cannot be told."""
-    if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout is not torch.strided:
-        return True
-    return tensor.untyped_storage().data_ptr() == held.untyped_storage().data_ptr()
 
 
 def _made(facts: Facts, row: list[float]) -> Stats:

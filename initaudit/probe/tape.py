@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from initaudit.probe import batch_norm, operands, ops
+from initaudit.probe import operands, ops
 from initaudit.probe.attention import AttentionMeter
 from initaudit.probe.axes import sample_dim
 from initaudit.probe.devices import one_thread_for
@@ -31,7 +31,6 @@ from initaudit.probe.recurrence import RecurrenceMeter
 from initaudit.probe.restore import Snapshot
 from initaudit.probe.statistics import Measurement, Statistics
 from initaudit.probe.weights import parameter_record
-from initaudit.probe.whole import Ends
 from initaudit.records import Parameter, Role
 
 _TENSOR_PROPERTIES = frozenset({"data", "T", "mT", "H", "mH", "real", "imag"})
@@ -161,8 +160,6 @@ class Tape(TorchFunctionMode):
         for tensor in tensors_in((args, kwargs)):
             if is_functorch_wrapped_tensor(tensor) or is_lazy(tensor):
                 return None
-            if name != "batch_norm":  # which will tell what is to be known of its input
-                self._statistics.before_use(tensor)
             inputs.append(self.node_of(tensor))
         call = _Call(func, name, tuple(dict.fromkeys(inputs)), tuple(inputs))
         if inputs:
@@ -233,9 +230,6 @@ class Tape(TorchFunctionMode):
     # -- after a call ----------------------------------------------------------------------------------------------
 
     def _after(self, call: _Call, args: Any, kwargs: Any, out: Any, in_place: bool) -> None:
-        if call.name == "batch_norm":
-            known, call.known = batch_norm.ends_of(call.func, args, kwargs, out)
-            self._statistics.settle(batch_norm.input_of(args, kwargs), known)
         outs = tensors_in(out)
         if in_place and not outs:
             outs = tensors_in(args[:1])[:1]
@@ -302,7 +296,7 @@ class Tape(TorchFunctionMode):
         )
         node.call, node.arguments = (call.func, call.arguments) if call.arguments else (None, ((), {}))
         if (node.moving and role is not Role.VIEW) or is_layer:
-            self._measure(node, tensor, call.known)
+            self._measure(node, tensor)
         return node
 
     def _role(self, call: _Call, parents: Sequence[Node], moving: int, live: bool) -> Role:
@@ -328,13 +322,10 @@ class Tape(TorchFunctionMode):
         rest = call.arguments[0][1:] if call.arguments else ()
         return sample_dim(call.name, rest, source.shape, source.sample_dim, node.shape)
 
-    def _measure(self, node: Node, tensor: Tensor, known: Ends | None = None) -> None:
+    def _measure(self, node: Node, tensor: Tensor) -> None:
         search = node.name not in ops.KEEP_FINITE  # which can only pass on what was found before
         bounds = ops.flat_ends(node.name, *node.arguments)
-        later = node.name.startswith("conv")  # a batch norm may follow
-        node.measurement = self._statistics.measure(
-            tensor, node.unit_dim, bounds, node.sample_dim, search=search, known=known, later=later
-        )
+        node.measurement = self._statistics.measure(tensor, node.unit_dim, bounds, node.sample_dim, search=search)
         if tensor.grad_fn is not None and node.measurement is not None:
             which = tensor.output_nr
 
@@ -429,7 +420,6 @@ class _Call:
     data: int | None = None
     input_measurement: Measurement | None = None
     arguments: tuple[Any, Any] | None = None
-    known: Ends | None = None  # of the output
 
 
 _QUERIES = frozenset(

@@ -243,3 +243,21 @@ def test_no_warning_of_our_own_is_raised() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         audit(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)), randn(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize("size", [16, 110])
+def test_a_checkpointed_block_runs_no_more_often_than_in_training(size: int) -> None:
+    """To ask autograd what it has kept would run it once more."""
+    runs: list[int] = []
+
+    def block(m: nn.Module, x: Tensor) -> Tensor:
+        runs.append(1)
+        return torch.relu(m.b(m.c(x)))
+
+    model = Call(
+        lambda m, x: checkpoint(block, m, x, use_reentrant=False),
+        c=nn.Conv2d(3, 24, 3, padding=1),
+        b=nn.BatchNorm2d(24),
+    )
+    audit(model, randn(4, 3, size, size))
+    assert len(runs) == 2  # forward, and again for the backward pass
