@@ -270,9 +270,12 @@ def test_a_rank_that_fails_alone_says_why(monkeypatch: pytest.MonkeyPatch) -> No
 
 # torchrun ends all other ranks as soon as one has failed, so that each leaves its exit status before it tells that.
 LEAVING_STATUS = """
-import os, subprocess, sys
-status = subprocess.call([sys.executable, "-m", "initaudit", *sys.argv[2:]])
-open(os.path.join(sys.argv[1], os.environ["RANK"]), "w").write(str(status))
+import os, pathlib, runpy, sys
+place = pathlib.Path(sys.argv.pop(1), os.environ["RANK"])
+try:
+    runpy.run_module("initaudit", run_name="__main__")
+except SystemExit as ended:
+    place.write_text(str(ended.code))
 """
 
 
