@@ -268,27 +268,23 @@ def test_a_rank_that_fails_alone_says_why(monkeypatch: pytest.MonkeyPatch) -> No
     assert told.getvalue() == "rank 1:\nno such device\n"
 
 
-# torchrun ends all other ranks as soon as one has failed, so that each leaves its exit status before it tells that.
-LEAVING_STATUS = """
-import os, pathlib, runpy, sys
-place = pathlib.Path(sys.argv.pop(1), os.environ["RANK"])
-try:
-    runpy.run_module("initaudit", run_name="__main__")
-except SystemExit as ended:
-    place.write_text(str(ended.code))
-"""
-
-
 def test_under_torchrun_the_first_rank_reports_and_all_exit_alike(tmp_path: Path) -> None:
-    script = tmp_path / "leaving_status.py"
-    script.write_text(LEAVING_STATUS, encoding="utf-8")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        str(free_port()),
+    ]
     run = subprocess.run(
-        [*launcher, "--master-port", str(free_port()), str(script), str(tmp_path), "examples/deep_relu_mlp.py"],
+        [*launcher, "-m", "initaudit", "examples/deep_relu_mlp.py"],
         cwd=ROOT, capture_output=True, encoding="utf-8", timeout=120, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80", "TMPDIR": str(tmp_path)},
     )  # fmt: skip
     assert run.stdout.count("FAIL examples/deep_relu_mlp.py::DeepReLU") == 1, run.stdout + run.stderr
     assert "merged over 2 ranks" in " ".join(run.stdout.split())
     assert "error IA101 vanishing-activations at body.0" in run.stdout
-    assert [(tmp_path / rank).read_text(encoding="utf-8") for rank in ("0", "1")] == ["1", "1"]
+    for rank in (0, 1):
+        assert f"rank      : {rank} (local_rank: {rank})\n  exitcode  : 1 " in run.stderr
