@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from initaudit.choices import DTYPES
 from initaudit.errors import AuditError, UsageError
@@ -281,9 +282,8 @@ def _place(
 ) -> tuple[nn.Module, torch.device | None, torch.dtype | None]:
     """The model where it is wanted (moved when it is ours, else a copy), with device and dtype for its inputs."""
     tensors = [*model.parameters(), *model.buffers()]
-    unmade = (nn.UninitializedParameter, nn.UninitializedBuffer)
-    lazy = any(isinstance(t, unmade) for t in tensors)
-    floating = [t for t in tensors if not isinstance(t, unmade) and t.is_floating_point()]
+    lazy = any(is_lazy(t) for t in tensors)
+    floating = [t for t in tensors if not is_lazy(t) and t.is_floating_point()]
     if any(t.is_inference() for t in floating):
         raise AuditError(
             "load", "the model was built under torch.inference_mode, where nothing has a gradient; build it outside"

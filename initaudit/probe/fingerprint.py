@@ -279,7 +279,8 @@ def _with_zeros(law: str, tensor: Tensor, moments: Moments) -> str:
         if bool((per_column == per_column[0]).all()):
             std = moments.rms / math.sqrt(1 - moments.zero_fraction)
             return f"sparse(sparsity={_number(moments.zero_fraction)}, std={_number(std)})"
-    return f"{law}, {moments.zero_fraction:.0%} zeros"
+    share = f"{moments.zero_fraction:.0%}"
+    return law if share == "0%" else f"{law}, {share} zeros"
 
 
 def _number(value: float, error: float = 0.0) -> str:

@@ -33,7 +33,8 @@ class Snapshot:
         for module, _ in self._modules:
             held.enter(module.__dict__.values(), 5)
         self._containers = held.containers
-        self._parameters = [(p, p.requires_grad, p.grad, [dict(h) for h in _hooks(p)]) for p in model.parameters()]
+        parameters: Iterable[Tensor] = model.parameters()
+        self._parameters = [(p, p.requires_grad, p.grad, [dict(h) for h in _hooks(p)]) for p in parameters]
         self._memory = [(b, b.data) for b in {id(b): b for b in held.state()}.values()]
         self._written = [(data, data.clone()) for _, data in self._memory]
         self._unwritten: list[Tensor] = []
@@ -76,7 +77,7 @@ class Snapshot:
                 if (tensor.data_ptr(), tensor.dtype, tensor.shape) != (data.data_ptr(), data.dtype, data.shape):
                     tensor.data = data
             for parameter, requires_grad, grad, hooks in self._parameters:
-                if isinstance(parameter, nn.UninitializedParameter):  # its module never came to make it
+                if is_lazy(parameter):  # its module never came to make it
                     continue
                 parameter.requires_grad_(requires_grad)
                 parameter.grad = grad

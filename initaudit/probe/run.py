@@ -202,11 +202,14 @@ def _use_batch_statistics(model: nn.Module) -> None:
 @contextmanager
 def _eager() -> Iterator[None]:
     """Compiled parts run as plain Python inside, so that the tape sees their calls."""
-    stance = getattr(torch.compiler, "set_stance", None)  # torch 2.6 and newer
-    if stance is None or "torch._dynamo" not in sys.modules:  # a second to import, for models that compile nothing
+    dynamo = sys.modules.get("torch._dynamo")  # which takes a second to import, for models that compile nothing
+    if dynamo is None:
         yield
+    elif hasattr(torch.compiler, "set_stance"):  # torch 2.6 and newer
+        with torch.compiler.set_stance("force_eager"):
+            yield
     else:
-        with stance("force_eager"):
+        with dynamo.config.patch(disable=True):
             yield
 
 

@@ -70,9 +70,8 @@ def _cleared(kept: list[Tensor], model: nn.Module) -> None:
 
 
 def _with_nan(named: Iterable[tuple[str, Tensor]]) -> set[str]:
-    unmade = (nn.UninitializedParameter, nn.UninitializedBuffer)
     here = ((name, t) for name, t in named if not is_shard(t))  # processes with other parts would see another thing
-    held = {name: t.detach() for name, t in here if not isinstance(t, unmade) and not t.is_meta}
+    held = {name: t.detach() for name, t in here if not is_lazy(t) and not t.is_meta}
     floating = {name: t for name, t in held.items() if t.is_floating_point()}
     found = devices.any_nonzero([t.isnan().any() for t in floating.values()])
     return {name for name, has in zip(floating, found, strict=True) if has}

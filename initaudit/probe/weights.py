@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import UninitializedParameter
+from torch.nn.parameter import is_lazy
 
 from initaudit.probe.devices import one_thread_for, sent
 from initaudit.probe.fingerprint import Moments, looks_like
@@ -92,7 +92,7 @@ def parameter_record(
     )
     return Parameter(
         fqn=fqn,
-        shape=() if isinstance(tensor, UninitializedParameter) else tuple(tensor.shape),
+        shape=() if is_lazy(tensor) else tuple(tensor.shape),
         dtype=str(tensor.dtype).removeprefix("torch."),
         mean=moments.mean,
         std=moments.std,
@@ -139,7 +139,7 @@ def look(tensors: Sequence[Tensor], *, stacked: Collection[int] = ()) -> list[Se
 
 def _blank(tensor: Tensor) -> str | None:
     """Why there is nothing to measure, or ``None``."""
-    if isinstance(tensor, UninitializedParameter):
+    if is_lazy(tensor):
         return "uninitialized (lazy)"
     if tensor.device.type == "meta":
         return "meta"

@@ -9,6 +9,7 @@ from math import isqrt
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.parameter import is_lazy
 
 from initaudit.target.spatial import image_sizes, usual_sizes
 from initaudit.target.templates import BATCH, Template, images, tokens
@@ -49,7 +50,7 @@ def bare_parameters(model: nn.Module) -> list[Entry]:
             name, f"parameter {name}{list(p.shape)}", "vectors", _vectors(p.shape[1], None) + _vectors(p.shape[0], None)
         )
         for name, p in model.named_parameters()
-        if not isinstance(p, nn.UninitializedParameter) and p.dim() == 2
+        if not is_lazy(p) and p.dim() == 2
     ]
 
 

@@ -20,11 +20,11 @@ from initaudit.target.frames import exception_text
 # Sensible heads, most telling first; a config that fits none gets the bare model.
 _DECODING_HEADS = ("AutoModelForSeq2SeqLM", "AutoModelForSpeechSeq2Seq")
 _HEADS = (
+    "AutoModelForCTC",  # before masked language models, among which transformers 4 counts those of speech
     "AutoModelForMaskedLM",
     "AutoModelForCausalLM",
     "AutoModelForZeroShotImageClassification",
     "AutoModelForImageClassification",
-    "AutoModelForCTC",
     "AutoModelForAudioClassification",
     "AutoModelForObjectDetection",
     "AutoModelForSemanticSegmentation",

@@ -106,7 +106,7 @@ def test_the_code_runs_when_pasted(cures: dict[str, Cure], tmp_path: Path) -> No
     )
     root = str(Path(__file__).parents[2])
     subprocess.run([sys.executable, str(script)], check=True, env={"PYTHONPATH": f"{root}:{tmp_path}", "PATH": ""})
-    states = torch.load(tmp_path / "states.pt")
+    states = torch.load(tmp_path / "states.pt", weights_only=True)
     torch.manual_seed(5)
     for name, found in cures.items():
         model = FAULTY[name][0]()

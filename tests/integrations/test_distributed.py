@@ -10,6 +10,7 @@ import sys
 from dataclasses import astuple, fields, replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -24,7 +25,7 @@ from initaudit.errors import UsageError
 from initaudit.launcher import launched
 from initaudit.records import Report, Stats
 from tests.integrations.jobs import Outcome, four, free_port, launch, mean_loss, two
-from tests.integrations.networks import build
+from tests.integrations.networks import build, can_spread
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -47,6 +48,13 @@ def of_two(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
 @pytest.fixture(scope="module")
 def of_four(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
     return launch(four, 4, tmp_path_factory.mktemp("four"))
+
+
+def seen(outcome: Outcome, name: str, how: str) -> Any:
+    """What a job found of a network that was spread in that way."""
+    if not can_spread(how):
+        pytest.skip("fully_shard works on the CPU from torch 2.9 on")
+    return outcome[f"{name}, {how}"]
 
 
 def differences(one: Report, many: Report, cosine: float = 1e-5) -> list[str]:
@@ -104,18 +112,18 @@ WAYS = [
 
 @pytest.mark.parametrize(("name", "how"), WAYS, ids=[f"{name}-{how}" for name, how in WAYS])
 def test_two_processes_report_what_one_does(of_two: list[Outcome], name: str, how: str) -> None:
-    assert differences(initaudit.audit(*build(name)), of_two[0][f"{name}, {how}"]) == []
+    assert differences(initaudit.audit(*build(name)), seen(of_two[0], name, how)) == []
 
 
 @pytest.mark.parametrize(
     ("name", "how"), [("mlp", "ddp"), ("mlp", "fsdp"), ("transformer", "tensor")], ids=["ddp", "fsdp", "tensor"]
 )
 def test_four_processes_report_what_one_does(of_four: list[Outcome], name: str, how: str) -> None:
-    assert differences(initaudit.audit(*build(name)), of_four[0][f"{name}, {how}"]) == []
+    assert differences(initaudit.audit(*build(name)), seen(of_four[0], name, how)) == []
 
 
 def test_of_replicas_in_parts_only_the_cosine_is_an_estimate(of_four: list[Outcome]) -> None:
-    assert differences(initaudit.audit(*build("mlp")), of_four[0]["mlp, fsdp and tensor"], cosine=0.02) == []
+    assert differences(initaudit.audit(*build("mlp")), seen(of_four[0], "mlp", "fsdp and tensor"), cosine=0.02) == []
 
 
 def test_all_ranks_get_the_same_report(of_two: list[Outcome], of_four: list[Outcome]) -> None:
@@ -180,7 +188,7 @@ def test_batch_norm_takes_the_statistics_of_each_rank(of_two: list[Outcome]) -> 
 
 
 def test_values_that_were_gathered_for_the_run_are_known_after_it(of_two: list[Outcome]) -> None:
-    one, many = initaudit.audit(*build("recurrent")), of_two[0]["recurrent, fsdp"]
+    one, many = initaudit.audit(*build("recurrent")), seen(of_two[0], "recurrent", "fsdp")
     assert one.layers[0].nonlinearity is not None
     assert many.layers[0].nonlinearity == one.layers[0].nonlinearity
     assert one.trace.recurrences  # type: ignore[union-attr]
@@ -190,7 +198,7 @@ def test_values_that_were_gathered_for_the_run_are_known_after_it(of_two: list[O
 @pytest.mark.parametrize("how", ["ddp", "fsdp", "tensor"])
 def test_an_audit_between_steps_changes_nothing(of_two: list[Outcome], how: str) -> None:
     for outcome in of_two:
-        assert outcome[f"trained, {how}"] == []
+        assert seen(outcome, "trained", how) == []
 
 
 def test_what_fails_on_one_rank_fails_on_all(of_two: list[Outcome]) -> None:
@@ -286,5 +294,6 @@ def test_under_torchrun_the_first_rank_reports_and_all_exit_alike(tmp_path: Path
     assert run.stdout.count("FAIL examples/deep_relu_mlp.py::DeepReLU") == 1, run.stdout + run.stderr
     assert "merged over 2 ranks" in " ".join(run.stdout.split())
     assert "error IA101 vanishing-activations at body.0" in run.stdout
-    for rank in (0, 1):
+    listed = (0,) if "<NO_OTHER_FAILURES>" in run.stderr else (0, 1)  # older launchers name the first alone
+    for rank in listed:
         assert f"rank      : {rank} (local_rank: {rank})\n  exitcode  : 1 " in run.stderr

@@ -142,6 +142,14 @@ def test_sparse() -> None:
     )
 
 
+def test_few_zeros_are_told_by_their_share_or_not_at_all() -> None:
+    torch.manual_seed(0)
+    weight = nn.init.kaiming_normal_(torch.empty(256, 512))
+    few, many = (weight.where(torch.rand(256, 512) > share, torch.zeros(())) for share in (0.003, 0.1))
+    assert init_of(few) == "kaiming_normal"
+    assert init_of(many).endswith(", 10% zeros")
+
+
 def test_identical_rows() -> None:
     torch.manual_seed(0)
     assert init_of(torch.randn(1, 64).repeat(32, 1) / 8).startswith("identical rows of ")
