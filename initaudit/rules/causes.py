@@ -14,7 +14,7 @@ from initaudit.records import Finding, Severity, Trace
 from initaudit.rules.paths import downstream, upstream
 
 _PARAMETERS = ("IA30", "IA501", "IA502", "IA503")  # rules that judge the values of a parameter by themselves
-_SIGNAL = ("IA10", "IA20", "IA40")
+_SIGNAL = ("IA10", "IA111", "IA20", "IA40")
 _ZEROS = ("IA103", "IA304")  # they explain a division by zero
 
 

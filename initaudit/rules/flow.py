@@ -7,7 +7,7 @@ network with biases can keep its mean square while its samples become one; this 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -148,6 +148,15 @@ class Flow:
         """The layer and the call that ``op`` is."""
         return self._layers.get(op.id)
 
+    @cached_property
+    def _behind_a_layer(self) -> set[int]:
+        """The ids of the operations that a layer leads to, and of the layers' own."""
+        found = set(self._layers)
+        for op in self.trace.ops:
+            if not found.isdisjoint(op.inputs):
+                found.add(op.id)
+        return found
+
     def measured(self, op: Op) -> Op:
         """``op``, or the nearest measured value that it shows, whole or in good part: see :func:`_stands_for`."""
         while op.stats is None:
@@ -176,7 +185,7 @@ class Flow:
         """For each output of the model, the segments of the way that dominates it, from input to output."""
         ends = [op for op in self.trace.ops if op.output and op.moving]
         sized = [op for op in ends if math.prod(op.shape) > 1] or ends
-        return tuple(self._way(op) for op in sized)
+        return tuple(self.way_to(op) for op in sized)
 
     @cached_property
     def judged(self) -> tuple[Segment, ...]:
@@ -186,18 +195,22 @@ class Flow:
             found.setdefault(tuple(s.op.id for s in segment.layers), segment)
         return tuple(found.values())
 
-    def _way(self, end: Op) -> tuple[Segment, ...]:
+    def way_to(self, end: Op, known: Container[int] = ()) -> tuple[Segment, ...]:
+        """The segments of the way that dominates the value of ``end``, those with layers.
+
+        It starts at the input, or behind the last operation of which ``known`` has the id.
+        """
         path: list[Op] = []
         seen: set[int] = set()
         op: Op | None = end
-        while op is not None and op.id not in seen:
+        while op is not None and op.id not in seen and op.id not in known:
             seen.add(op.id)
             path.append(op)
             op = self.source(op)
+        met_layer = op is not None and op.id in self._behind_a_layer
         segments: list[Segment] = []
         steps: list[Step] = []
         activation: Activation | None = None
-        met_layer = False
         for op in reversed(path):
             if self.resets(op) or op.role is Role.EMBEDDING or op.name.startswith(RECURRENT):
                 segments.append(Segment(tuple(steps), ends_normalized=op.role is Role.NORM))
