@@ -157,6 +157,15 @@ class Flow:
                 found.add(op.id)
         return found
 
+    @cached_property
+    def inputs_of(self) -> dict[int, frozenset[int]]:
+        """By the id of each operation, those of the model's inputs that it is computed from."""
+        found: dict[int, frozenset[int]] = {}
+        for op in self.trace.ops:
+            read = {found[i] for i in op.inputs}  # mostly one and the same
+            found[op.id] = frozenset({op.id}) if op.name == "input" else frozenset().union(*read)
+        return found
+
     def measured(self, op: Op) -> Op:
         """``op``, or the nearest measured value that it shows, whole or in good part: see :func:`_stands_for`."""
         while op.stats is None:
@@ -181,11 +190,15 @@ class Flow:
         return max(moving, key=lambda o: power(self.measured(o).stats) or 0.0, default=None)
 
     @cached_property
+    def ends(self) -> tuple[Op, ...]:
+        """What the model returns, where it depends on the input; losses only when there is nothing else."""
+        ends = tuple(op for op in self.trace.ops if op.output and op.moving)
+        return tuple(op for op in ends if math.prod(op.shape) > 1) or ends
+
+    @cached_property
     def ways(self) -> tuple[tuple[Segment, ...], ...]:
         """For each output of the model, the segments of the way that dominates it, from input to output."""
-        ends = [op for op in self.trace.ops if op.output and op.moving]
-        sized = [op for op in ends if math.prod(op.shape) > 1] or ends
-        return tuple(self.way_to(op) for op in sized)
+        return tuple(self.segments(self.path_to(op)) for op in self.ends)
 
     @cached_property
     def judged(self) -> tuple[Segment, ...]:
@@ -195,10 +208,10 @@ class Flow:
             found.setdefault(tuple(s.op.id for s in segment.layers), segment)
         return tuple(found.values())
 
-    def way_to(self, end: Op, known: Container[int] = ()) -> tuple[Segment, ...]:
-        """The segments of the way that dominates the value of ``end``, those with layers.
+    def path_to(self, end: Op, known: Container[int] = ()) -> list[Op]:
+        """The operations that dominate the value of ``end``, in order.
 
-        It starts at the input, or behind the last operation of which ``known`` has the id.
+        The first is an input, or follows one of which ``known`` has the id.
         """
         path: list[Op] = []
         seen: set[int] = set()
@@ -207,11 +220,16 @@ class Flow:
             seen.add(op.id)
             path.append(op)
             op = self.source(op)
-        met_layer = op is not None and op.id in self._behind_a_layer
+        return path[::-1]
+
+    def segments(self, path: Sequence[Op]) -> tuple[Segment, ...]:
+        """Those of a path that have layers."""
+        before = self.source(path[0]) if path else None
+        met_layer = before is not None and before.id in self._behind_a_layer
         segments: list[Segment] = []
         steps: list[Step] = []
         activation: Activation | None = None
-        for op in reversed(path):
+        for op in path:
             if self.resets(op) or op.role is Role.EMBEDDING or op.name.startswith(RECURRENT):
                 segments.append(Segment(tuple(steps), ends_normalized=op.role is Role.NORM))
                 steps, activation = [], None

@@ -58,11 +58,11 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from initaudit.records import Op, Role, Severity, Trace
+from initaudit.records import Op, Role, Severity
 from initaudit.rules import drift
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow, Segment, expected_decay, log_ratio, power
-from initaudit.rules.paths import KEPT, downstream, upstream
+from initaudit.rules.paths import KEPT, downstream
 from initaudit.rules.wording import observe_drift
 
 _NORMS_OF_CHANNELS = frozenset({"batch_norm", "group_norm", "instance_norm"})
@@ -72,49 +72,44 @@ _KEEP_CHANNELS = frozenset({*KEPT, Role.ACTIVATION})
 def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
     known: set[int] = set()
-    waiting = []
-    for way in flow.ways:
-        waiting += _known(way, known)
+    waiting: list[Op] = []
+    for end in flow.ends:
+        waiting += _joints(flow.path_to(end, known), known)
     for joint in waiting:  # which grows by those on the branches
         operands = [op for i in dict.fromkeys(joint.inputs) if (op := flow.trace.ops[i]).moving]
         largest = max((_size(flow, op) for op in operands), default=0.0)
         living = [op for op in operands if log_ratio(_size(flow, op), largest) >= -drift.FAIL]
         for end in operands:
-            branch = flow.way_to(end, known)
-            waiting += _known(branch, known)
-            if branch and end not in living and not branch[-1].ends_normalized and end.role is not Role.NORM:
-                yield from _judge(flow, branch[-1], end, living, joint)
+            path = flow.path_to(end, known)
+            waiting += _joints(path, known)
+            alone = all(flow.inputs_of[end.id].isdisjoint(flow.inputs_of[op.id]) for op in living)
+            if end in living or end.role is Role.NORM or (joint.role is Role.JOIN and not alone):
+                continue
+            branch = flow.segments(path)
+            if branch and not branch[-1].ends_normalized:
+                yield from _judge(flow, branch[-1], joint, alone=alone)
 
 
-def _known(way: Sequence[Segment], known: set[int]) -> list[Op]:
-    """Enter a way into what is ``known``; returns where others join it."""
-    steps = [step.op for segment in way for step in segment.steps]
-    known.update(op.id for op in steps)
-    return [op for op in steps if op.role in (Role.CONCAT, Role.JOIN)]
+def _joints(path: Sequence[Op], known: set[int]) -> list[Op]:
+    """Where others join a path, which from now on is ``known``."""
+    known.update(op.id for op in path)
+    return [op for op in path if op.role in (Role.CONCAT, Role.JOIN)]
 
 
 def _size(flow: Flow, op: Op) -> float:
     return power(flow.measured(op).stats) or 0.0
 
 
-def _judge(flow: Flow, own: Segment, end: Op, living: list[Op], joint: Op) -> Iterator[Observation]:
-    found = drift.judge(own, own.drift - expected_decay(own.activations))
+def _judge(flow: Flow, branch: Segment, joint: Op, *, alone: bool) -> Iterator[Observation]:
+    found = drift.judge(branch, branch.drift - expected_decay(branch.activations))
     if found is None or found.severity is not Severity.ERROR or found.amount > 0:
         return
-    alone = not _reads_what_others_read(flow.trace, end, living)
-    benign = not alone if joint.role is Role.JOIN else _sized_anew(flow, joint)
-    if benign:
+    if joint.role is Role.CONCAT and _sized_anew(flow, joint):
         return
     severity = Severity.ERROR if alone else Severity.WARNING
     what = f"the signal of a branch that {'alone reads its input' if alone else 'another one outlives'} shrinks"
     seen = observe_drift(replace(found, severity=severity), what)
     yield replace(seen, message=f"{seen.message}; `{joint.name}` joins it to a signal that has not vanished")
-
-
-def _reads_what_others_read(trace: Trace, end: Op, others: list[Op]) -> bool:
-    """Whether a living operand comes from an input, or from another moving value, from which ``end`` comes too."""
-    ours, theirs = (upstream(trace.ops, [op.id for op in ends]) for ends in ([end], others))
-    return any(trace.ops[i].moving or trace.ops[i].name == "input" for i in ours & theirs)
 
 
 def _sized_anew(flow: Flow, joint: Op) -> bool:

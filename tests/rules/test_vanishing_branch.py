@@ -90,6 +90,12 @@ def test_layers_before_the_branch_are_not_counted_again() -> None:
     assert "IA111" not in {code for code, _, _ in alarms(report)}
 
 
+def test_beside_an_input_as_it_is() -> None:
+    torch.manual_seed(0)
+    report = audit(tower(12, 0.0), nn.Identity(), join=nn.LayerNorm(2 * WIDTH))
+    assert alarms(report) == [("IA111", "warning", "deep.0")]
+
+
 def test_a_branch_on_a_branch() -> None:
     class Inner(nn.Module):
         def __init__(self) -> None:
