@@ -5,7 +5,8 @@
 At each concatenation and sum, the signal (what tells samples apart) of every operand beside the largest: what the
 branch's own layers do to it, from where the branch leaves a way that was followed before, or from its last
 normalization. It must end as much smaller than the largest operand. Where a BatchNorm, GroupNorm or InstanceNorm
-follows the concatenation before any layer, each channel gets its size back, and nothing is judged. Of sums only those
+follows the concatenation before any layer, each channel gets its size back, unless its variance is as far below their
+epsilon, and nothing is judged. Of sums only those
 are judged that join different inputs: residual branches start small on purpose.
 
 ## Why it matters
@@ -66,6 +67,7 @@ from initaudit.rules.paths import KEPT, downstream
 from initaudit.rules.wording import observe_drift
 
 _NORMS_OF_CHANNELS = frozenset({"batch_norm", "group_norm", "instance_norm"})
+_EPSILON = 1e-5  # torch's own of all three
 _KEEP_CHANNELS = frozenset({*KEPT, Role.ACTIVATION})
 
 
@@ -82,12 +84,12 @@ def check(flow: Flow) -> Iterator[Observation]:
         for end in operands:
             path = flow.path_to(end, known)
             waiting += _joints(path, known)
-            alone = all(flow.inputs_of[end.id].isdisjoint(flow.inputs_of[op.id]) for op in living)
-            if end in living or end.role is Role.NORM or (joint.role is Role.JOIN and not alone):
+            alone = _reads_alone(flow, end, living)
+            if end in living or (joint.role is Role.JOIN and not alone):
                 continue
             branch = flow.segments(path)
             if branch and not branch[-1].ends_normalized:
-                yield from _judge(flow, branch[-1], joint, alone=alone)
+                yield from _judge(flow, branch[-1], end, joint, alone=alone)
 
 
 def _joints(path: Sequence[Op], known: set[int]) -> list[Op]:
@@ -100,11 +102,17 @@ def _size(flow: Flow, op: Op) -> float:
     return power(flow.measured(op).stats) or 0.0
 
 
-def _judge(flow: Flow, branch: Segment, joint: Op, *, alone: bool) -> Iterator[Observation]:
+def _reads_alone(flow: Flow, end: Op, living: Sequence[Op]) -> bool:
+    """Whether no living operand is computed from an input of ``end``; of what was made out of sight nobody knows."""
+    mine, others = flow.inputs_of[end.id], [flow.inputs_of[op.id] for op in living]
+    return bool(mine) and all(theirs and mine.isdisjoint(theirs) for theirs in others)
+
+
+def _judge(flow: Flow, branch: Segment, end: Op, joint: Op, *, alone: bool) -> Iterator[Observation]:
     found = drift.judge(branch, branch.drift - expected_decay(branch.activations))
     if found is None or found.severity is not Severity.ERROR or found.amount > 0:
         return
-    if joint.role is Role.CONCAT and _sized_anew(flow, joint):
+    if joint.role is Role.CONCAT and _sized_anew(flow, end, joint):
         return
     severity = Severity.ERROR if alone else Severity.WARNING
     what = f"the signal of a branch that {'alone reads its input' if alone else 'another one outlives'} shrinks"
@@ -112,8 +120,12 @@ def _judge(flow: Flow, branch: Segment, joint: Op, *, alone: bool) -> Iterator[O
     yield replace(seen, message=f"{seen.message}; `{joint.name}` joins it to a signal that has not vanished")
 
 
-def _sized_anew(flow: Flow, joint: Op) -> bool:
-    """Whether everything that reads the concatenation normalizes each channel, before a layer mixes them."""
+def _sized_anew(flow: Flow, end: Op, joint: Op) -> bool:
+    """Whether all that reads the concatenation normalizes each channel before a layer mixes them, and brings this
+    branch to size: of a variance ``v`` it makes ``v / (v + eps)`` (Ioffe & Szegedy 2015)."""
+    variance = _size(flow, end)
+    if log_ratio(variance, variance + _EPSILON) < -drift.FAIL:
+        return False
     readers = downstream(flow.trace.ops, [joint.id], passes=lambda op: op.role in _KEEP_CHANNELS)
     ends = [op for op in readers if op.role not in _KEEP_CHANNELS]
     return bool(ends) and all(op.role is Role.NORM and op.name in _NORMS_OF_CHANNELS for op in ends)

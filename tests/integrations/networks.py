@@ -96,13 +96,16 @@ def build(name: str) -> tuple[nn.Module, Tensor]:
     return model, torch.randn(16, 16, generator=generator)
 
 
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
+
+
 def can_spread(how: str) -> bool:
     """Whether this torch spreads a model on the CPU in that way.
 
     Before torch 2.7 ``fully_shard`` asks for CUDA's streams, and before 2.9 gloo sums where an average is asked for,
     so that gradients are too large by the number of processes.
     """
-    return "fsdp" not in how or tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 9)
+    return "fsdp" not in how or TORCH >= (2, 9)
 
 
 def spread(model: nn.Module, how: str) -> nn.Module:

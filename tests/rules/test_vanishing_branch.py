@@ -122,6 +122,11 @@ def test_a_normalization_of_each_channel_gives_its_size_back(norm: Callable[[], 
     assert alarms(audit(dying, join=nn.LayerNorm(2 * WIDTH))) == [("IA111", "warning", "deep.0")]
 
 
+def test_but_not_to_what_is_far_below_its_epsilon() -> None:
+    torch.manual_seed(0)
+    assert alarms(audit(tower(24, 0.0), join=nn.BatchNorm1d(2 * WIDTH))) == [("IA111", "warning", "deep.0")]
+
+
 def test_a_branch_that_ends_in_a_normalization_has_its_size() -> None:
     torch.manual_seed(0)
     assert alarms(audit(nn.Sequential(tower(9, 0.0), nn.LayerNorm(WIDTH)))) == []
