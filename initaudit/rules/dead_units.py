@@ -29,7 +29,8 @@ Biases at zero, weights with mean zero. Where inputs are all positive, centre th
 An excess of 25% of the units is a warning, of 50% an error. A healthy He-initialized ReLU net has 29% of its units
 dead on a batch of 32 at layer 20, since its samples have become alike; a fixed limit would call it sick. The expected
 fraction is `E[Φ(t·sqrt(ρ/(1-ρ)))^B]` for `B` samples at correlation `ρ`; three standard errors of the count are
-added.
+added. A layer of which all units are dead is an error, but where chance alone kills them all (one draw in 10,000) and
+the signal passes by, as beside the few units of a squeezed gate, a warning.
 
 ## References
 
@@ -42,13 +43,15 @@ import math
 from collections.abc import Iterator
 from functools import lru_cache
 
-from initaudit.records import Layer, LayerCall, Op, Severity, Stats
+from initaudit.records import Layer, LayerCall, Op, Severity, Stats, Trace
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
 from initaudit.rules.liveness import Liveness
+from initaudit.rules.paths import has_way_around
 from initaudit.theory.variance import dead_unit_probability
 
 _WARN, _FAIL = 0.25, 0.5
+_CHANCE = 1e-4
 _SAMPLES = 32  # of a batch, the most that statistics look at
 
 
@@ -84,9 +87,16 @@ def _starts_silent(liveness: Liveness, call: LayerCall, op: Op) -> bool:
     return op.name.startswith(("lstm", "gru")) or liveness.silenced(end)
 
 
-def _is_error(found: tuple[Layer, LayerCall, float, float, float]) -> bool:
-    """More than half of the units beyond the expected, or all of them: nothing passes such a layer."""
-    return found[4] > _FAIL or found[2] == 1
+def _is_error(trace: Trace, found: tuple[Layer, LayerCall, float, float, float]) -> bool:
+    """More than half of the units beyond the expected, or all of them: nothing passes such a layer.
+
+    All of a few units, as those of a squeezed gate, may be dead by chance; that is no error where the signal passes by.
+    """
+    _, call, dead, expected, excess = found
+    by_chance = call.activation is not None and expected**call.activation.units > _CHANCE
+    if by_chance and has_way_around(trace, call.op):
+        return False
+    return excess > _FAIL or dead == 1
 
 
 def check(flow: Flow) -> Iterator[Observation]:
@@ -103,8 +113,9 @@ def check(flow: Flow) -> Iterator[Observation]:
             found.append((layer, call, *excess))
     if not found:
         return
-    layer, call, dead, expected, _ = max(found, key=_is_error)
-    severe = any(_is_error(f) for f in found)
+    errors = [f for f in found if _is_error(flow.trace, f)]
+    layer, call, dead, expected, _ = (errors or found)[0]
+    severe = bool(errors)
     bias = layer.bias
     reason = (
         f"; its bias has mean {bias.mean:.3g} against a pre-activation std of {call.pre_activation.std:.3g}"

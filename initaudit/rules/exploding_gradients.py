@@ -36,7 +36,9 @@ beyond 14 or that, whichever is more.
 
 Through twelve or more normalized layers a factor beyond 14 in the same measure is a warning and one beyond 18.7 an
 error: BatchNorm before each ReLU makes the gradient grow by 1.21 per layer, and nets of more than about 42 such layers
-hardly train without residual connections.
+hardly train without residual connections. The factor is what a typical quarter of the way adds, four times over, so
+that one step where two streams meet is not taken for a law of depth; through concatenations, as of a dense net, the
+gradient is followed to where it comes together again.
 
 ## References
 

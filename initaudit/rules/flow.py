@@ -140,6 +140,10 @@ class Flow:
     def _parameters(self) -> dict[str, Parameter]:
         return {p.fqn: p for p in self.trace.parameters}
 
+    def trains(self, parameter: str) -> bool:
+        """Whether it got a gradient that is not zero."""
+        return bool(self._parameters[parameter].grad_rms)
+
     @property
     def _rounding(self) -> float:
         return _ROUNDING.get(self.trace.environment.dtype, _ROUNDING_FLOAT32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import accumulate
 from statistics import median
 
 from initaudit.records import Role, Severity
@@ -13,7 +14,7 @@ from initaudit.rules.flow import Flow, Segment, Step, log_ratio, power
 from initaudit.rules.wording import figure
 
 _STACK = 12  # pairs of layers from which a stack is one
-_AVERAGING = frozenset({Role.POOL, Role.ATTENTION, Role.CONCAT})
+_AVERAGING = frozenset({Role.POOL, Role.ATTENTION})
 
 
 def check_gradients(flow: Flow, sign: float) -> Iterator[drift.Drift]:
@@ -30,7 +31,8 @@ def gradient_drift(segment: Segment) -> tuple[float, Step | None]:
     """Natural log of the gradient's sum of squares at the first layer over that at the last; the layer where it ends.
 
     The sum over elements, not the mean, is what He's rule conserves where widths change. Stretches with pooling or
-    attention between are left out: averaging over positions divides a gradient without any fault of the weights. So
+    attention between are left out: averaging over positions divides a gradient without any fault of the weights. A
+    concatenation is followed, for what it divides comes together again where its branches part. Left out as well
     is what a small or a large head does to it, which is the same for all layers before it.
     """
     total, end = 0.0, None
@@ -65,9 +67,18 @@ def norm_drifts(flow: Flow) -> Iterator[tuple[float, int, list[Step]]]:
             continue
         seen.add(key)
         changes = [log_ratio(_flow(a), _flow(b)) for a, b in _neighbours(steps)]
-        # By the median, since what stacks up is the same in every layer; where two streams meet one step may be large.
         if changes:
-            yield median(changes) * len(changes), len(changes), layers
+            yield _stacked(changes), len(changes), layers
+
+
+def _stacked(changes: list[float]) -> float:
+    """What changes stack up to, without the few large steps where two streams meet.
+
+    The median of stretches of a quarter of the way, of an even number of layers: layers often alternate.
+    """
+    size = max(1, len(changes) // 8 * 2)
+    sums = list(accumulate(changes, initial=0.0))
+    return median(b - a for a, b in zip(sums, sums[size:], strict=False)) / size * len(changes)
 
 
 def _observe(amount: float, layers: list[Step]) -> Observation:

@@ -41,10 +41,10 @@ for parameter in model.parameters():
 or build each layer by a call of its own. If it is `torch.manual_seed` in the constructor of the block, take it out.
 
 ## Limit and where it comes from
-Equality is exact, and the values must look drawn: constants, tables and structured weights are alike by nature. Tied
-weights share memory and are no copies. Not reported: copies without a gradient (target networks, averages of weights,
-teachers), copies under another name (two towers that start alike on purpose). Gradients are the same when their rms
-agrees to 1e-5.
+Equality is exact, and the values must look drawn: constants, tables (half of the first sixteen values are repeated)
+and structured weights are alike by nature. Tied weights share memory and are no copies. Not reported: copies without a
+gradient (target networks, averages of weights, teachers), copies under another name (two towers that start alike on
+purpose). Gradients are the same when their rms agrees to 1e-5.
 
 ## References
 pytorch/pytorch#72253 and #86274 (all layers of `nn.TransformerEncoder` start with the same parameters).

@@ -94,9 +94,15 @@ class Laws:
 
     @cached_property
     def habit(self) -> float | None:
-        """The rms that most weights of the model share, whatever their fans."""
-        rms, backers = _most_shared([p.rms for p in self._drawn])
-        return rms if len(self._drawn) >= 4 and backers >= HABIT * len(self._drawn) else None
+        """The rms that most weights of the model share, whatever their fans.
+
+        What torch's default gives most of them is one rms only because they are of one width.
+        """
+        rms, count = _most_shared([p.rms for p in self._drawn])
+        if len(self._drawn) < 4 or count < HABIT * len(self._drawn):
+            return None
+        backers = [p for p in self._drawn if near(p.rms, rms)]
+        return rms if sum(map(is_torch_default, backers)) <= len(backers) / 2 else None
 
     @cached_property
     def _scales_by_fan_in(self) -> bool:
@@ -134,8 +140,26 @@ class Laws:
         layer = self.layers.get(parameter.fqn)
         if layer is None or self.is_usual(parameter):
             return 1.0
-        low, high = lawful_range(layer)
+        low, high = self.range_of(layer)
         return max(1.0, low / parameter.rms, parameter.rms / high) if parameter.rms > 0 else math.inf
+
+    def range_of(self, layer: Layer) -> tuple[float, float]:
+        """:func:`lawful_range` with the fans as they are and as they are read from the shape, with which authors draw.
+
+        ``torch.nn.init`` takes all outputs of a grouped convolution together, and nobody's fan-out knows of the stride.
+        """
+        return lawful_range(layer, *self.fans_by_shape(layer))
+
+    def fans_by_shape(self, layer: Layer) -> tuple[float, ...]:
+        """Fan-in and fan-out as ``torch.nn.init`` reads them, and the fan-out of one group where there are several."""
+        fan_in, fan_out = layer.torch_fan_in or layer.fan_in, layer.torch_fan_out or layer.fan_out
+        call = layer.calls[0] if layer.calls else None
+        name = self.trace.ops[call.op].name if call is not None else ""
+        if call is None or call.input_op is None or not name.startswith("conv") or "transpose" in name:
+            return fan_in, fan_out, fan_out
+        shape, weight = self.trace.ops[call.input_op].shape, layer.weight.shape
+        channels = shape[-len(weight) + 1] if len(shape) > len(weight) - 2 else weight[1]
+        return fan_in, fan_out, fan_out * weight[1] / channels
 
     @cached_property
     def usual_gain(self) -> float | None:
@@ -173,12 +197,13 @@ def _shared(parameters: Sequence[Parameter]) -> float | None:
     return best if len(parameters) > 2 and count >= HABIT * len(parameters) else None
 
 
-def lawful_range(layer: Layer) -> tuple[float, float]:
+def lawful_range(layer: Layer, *more: float) -> tuple[float, float]:
     """The smallest and the largest std that any common rule gives this layer, whatever the author's taste.
 
-    Glorot & Bengio 2010, He et al. 2015 with either fan, and torch's own default of ``1/sqrt(3 fan_in)``.
+    Glorot & Bengio 2010, He et al. 2015 with either fan or one of ``more``, and torch's own default of
+    ``1/sqrt(3 fan_in)``.
     """
     gains = [*accepted_gains(layer.nonlinearity), 1.0, 1 / math.sqrt(3)]
-    fans = [layer.fan_in, layer.fan_out, (layer.fan_in + layer.fan_out) / 2]
+    fans = [layer.fan_in, layer.fan_out, (layer.fan_in + layer.fan_out) / 2, *more]
     stds = [gain / math.sqrt(fan) for gain in gains for fan in fans if fan > 0]
     return min(stds), max(stds)

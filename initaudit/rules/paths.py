@@ -33,6 +33,14 @@ def upstream(ops: Iterable[Op], ends: Iterable[int]) -> set[int]:
     return leading
 
 
+def has_way_around(trace: Trace, op: int) -> bool:
+    """Whether some of what leads to op ``op`` (an id) also leads past it, to what follows it: as beside a branch."""
+    moving = [o for o in trace.ops if o.moving]
+    before = upstream(moving, [op]) - {op}
+    after = {o.id for o in downstream(moving, [op])}
+    return any(o.id in after for o in downstream(moving, before, passes=lambda o: o.id != op) if o.id != op)
+
+
 def behind(trace: Trace, op: int) -> set[str]:
     """The parameters that the value of op ``op`` (an id) is computed from, if it is computed from nothing else."""
     names: set[str] = set()

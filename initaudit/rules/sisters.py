@@ -29,21 +29,20 @@ class Odd:
 
 
 def sisters(laws: Laws) -> list[list[Parameter]]:
-    """Parameters of one role in repeated blocks; but for weights also of one shape.
+    """Parameters of one role in repeated blocks; but for weights also of one shape, and weights of one kind of layer.
 
     A bias is compared with those beside weights of one shape, whose fan-in its law follows.
     """
-    groups: dict[tuple[str, tuple[int, ...], tuple[int, ...]], list[Parameter]] = {}
+    groups: dict[tuple[str, int, tuple[int, ...], tuple[int, ...]], list[Parameter]] = {}
     beside = {module_of(p.fqn): p.shape for p in laws.trace.parameters if len(p.shape) > 1}
     for parameter in laws.trace.parameters:
-        role = re.sub(r"(?<![^.])\d+(?![^.])", "*", parameter.fqn)
+        role = _role(parameter.fqn)
         if "*" in role and trained(parameter):
             # Blocks of several widths are sisters, but not any two layers of a plain Sequential.
             mixed = parameter.fqn in laws.layers and not _is_plain(role)
-            shape = () if mixed else parameter.shape
-            groups.setdefault((role, shape, beside.get(module_of(parameter.fqn), ()) if shape else ()), []).append(
-                parameter
-            )
+            dims, shape = len(parameter.shape), () if mixed else parameter.shape
+            theirs = beside.get(module_of(parameter.fqn), ()) if shape else ()
+            groups.setdefault((role, dims, shape, theirs), []).append(parameter)
     # Among consecutive layers three must agree against the odd one.
     return [members for (role, *_), members in groups.items() if len(members) > (3 if _is_plain(role) else 1)]
 
@@ -98,8 +97,10 @@ def _odd_of_many(members: Sequence[Parameter], laws: Laws) -> list[tuple[Paramet
         if agreeing >= most:
             most = agreeing + 1
             best = [(p, usual / scale) for p, scale in zip(members, scales, strict=True)]
-    best = best or _against_default(members)
-    return [(p, rms) for p, rms in best if _apart(p, rms, _MIXED_FACTOR if mixed else FACTOR)]
+    odd = [
+        (p, rms) for p, rms in best or _against_default(members) if _apart(p, rms, _MIXED_FACTOR if mixed else FACTOR)
+    ]
+    return _in_like_blocks(odd, members, laws) if any(is_torch_default(p) for p, _ in odd) else odd
 
 
 def _against_default(members: Sequence[Parameter]) -> list[tuple[Parameter, float]]:
@@ -110,15 +111,43 @@ def _against_default(members: Sequence[Parameter]) -> list[tuple[Parameter, floa
     return [(p, drawn[0].rms) for p in members]
 
 
+def _in_like_blocks(
+    odd: Sequence[tuple[Parameter, float]], members: Sequence[Parameter], laws: Laws
+) -> list[tuple[Parameter, float]]:
+    """Without those left at torch's default in blocks of other parts than the rest of ``members`` are in.
+
+    What has convolutions in its first stages and attention in the last initializes the two by other code.
+    """
+    parts, names = _parts_of_blocks(members, laws), {p.fqn for p, _ in odd}
+    known = {parts[p.fqn] for p in members if p.fqn not in names and not is_torch_default(p)}
+    return [(p, rms) for p, rms in odd if not is_torch_default(p) or parts[p.fqn] in known]
+
+
+def _parts_of_blocks(members: Sequence[Parameter], laws: Laws) -> dict[str, frozenset[str]]:
+    """By the name of each member, the roles of all parameters of its block: what the last differing number tells."""
+    paths = [p.fqn.split(".") for p in members]
+    last = max(i for i, names in enumerate(zip(*paths, strict=True)) if len(set(names)) > 1)
+    parts: dict[tuple[str, ...], set[str]] = {}
+    for parameter in laws.trace.parameters:
+        path = parameter.fqn.split(".")
+        parts.setdefault(tuple(path[: last + 1]), set()).add(_role(".".join(path[last + 1 :])))
+    return {p.fqn: frozenset(parts[tuple(path[: last + 1])]) for p, path in zip(members, paths, strict=True)}
+
+
+def _role(fqn: str) -> str:
+    """The name with a star for each number."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "*", fqn)
+
+
 def _terms(members: Sequence[Parameter], laws: Laws) -> Iterator[list[float]]:
     """What the std is multiplied with in each kind of law: 1, and the roots of the fans, effective or torch's own."""
     layers = [laws.layers[p.fqn] for p in members]
     yield [1.0] * len(members)
     yield [layer.fan_in**0.5 for layer in layers]
     yield [layer.fan_out**0.5 for layer in layers]
-    yield [((layer.torch_fan_in or layer.fan_in) + (layer.torch_fan_out or layer.fan_out)) ** 0.5 for layer in layers]
-    yield [(layer.torch_fan_in or layer.fan_in) ** 0.5 for layer in layers]
-    yield [(layer.torch_fan_out or layer.fan_out) ** 0.5 for layer in layers]
+    by_shape = [laws.fans_by_shape(layer) for layer in layers]
+    yield [(fan_in + fan_out) ** 0.5 for fan_in, fan_out, _ in by_shape]
+    yield from ([fans[i] ** 0.5 for fans in by_shape] for i in range(3))
 
 
 def _odd_of_two(members: Sequence[Parameter], laws: Laws) -> list[tuple[Parameter, Parameter]]:

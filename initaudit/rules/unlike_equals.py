@@ -42,7 +42,7 @@ values, while at least two thirds of the equals agree with each other to a tenth
 on purpose do not agree, and are left alone; so is a weight that fits the variance rule among others that fit it. A
 layer whose input has passed another activation than the inputs of its equals, as that of a first layer has passed none,
 is asked for another gain and another bias: its weight may differ by as much as common rules do, twice at most, and its
-bias may be zero where theirs are not.
+bias may be zero where theirs are not. Blocks with a way around them may start closed, at zero, and those without not.
 Without sisters: four times outside of all that Glorot's and He's rules and torch's default give with either fan, or
 twice and four times the std that most weights of the model have, and shared with no other weight. A last layer that
 is small is a note: outputs near zero are a fair start.
@@ -59,11 +59,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
-from initaudit.records import Layer, Parameter, Severity, Trace
+from initaudit.records import Layer, Parameter, Role, Severity, Trace
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
-from initaudit.rules.laws import Laws, block_of, is_torch_default, lawful_range, trained
-from initaudit.rules.paths import activation_before, is_bias, is_last, is_zero, owner, owners
+from initaudit.rules.laws import Laws, block_of, is_torch_default, trained
+from initaudit.rules.paths import activation_before, has_way_around, is_bias, is_last, is_zero, owner, owners
 from initaudit.rules.sisters import FACTOR, Odd, module_of, odd_ones, sisters
 from initaudit.rules.wording import figure
 
@@ -80,6 +80,8 @@ def check(flow: Flow) -> Iterator[Observation]:
     alone = (kind(laws, compared) for kind in (_odd_weights, _left_at_default, _odd_gains, _odd_biases))
     for odd in chain(odd_ones(laws, groups), *alone):
         if _has_reason(flow.trace, laws, groups, odd.parameter):
+            continue
+        if _closes_a_branch(flow.trace, groups, odd):
             continue
         if odd.parameter.rms == 0 and (odd.parameter.fqn not in compared or len(flow.liveness.factors) > 1):
             continue  # zeros that are many, or at a place of their own, are meant or for symmetric-units to judge
@@ -102,6 +104,22 @@ def _has_reason(trace: Trace, laws: Laws, groups: Sequence[Sequence[Parameter]],
     return is_zero(odd) if is_bias(odd) else not is_torch_default(layer.weight) and laws.beyond(layer.weight) < _BEYOND
 
 
+def _closes_a_branch(trace: Trace, groups: Sequence[Sequence[Parameter]], odd: Odd) -> bool:
+    """Whether zeros stand where the signal passes by, and other values where zeros would end it."""
+    if odd.usual == 0:
+        return not _has_way_around(trace, odd.parameter)
+    if odd.parameter.rms > 0 or not _has_way_around(trace, odd.parameter):
+        return False
+    members = next((group for group in groups if odd.parameter in group), ())
+    return bool(members) and not any(_has_way_around(trace, p) for p in members if p.rms > 0)
+
+
+def _has_way_around(trace: Trace, parameter: Parameter) -> bool:
+    held = {op.id for op in trace.ops if op.role is Role.PARAMETER and parameter.fqn in op.parameters}
+    readers = (op.id for op in trace.ops if op.moving and not held.isdisjoint(op.inputs))
+    return all(has_way_around(trace, op) for op in readers)
+
+
 def _passed(trace: Trace, layer: Layer) -> str | None:
     before = activation_before(trace, layer)
     return before.name if before is not None else None
@@ -120,7 +138,7 @@ def _odd_weights(laws: Laws, compared: set[str]) -> Iterator[Odd]:
         off = max(rms / laws.habit, laws.habit / rms) if laws.habit else laws.beyond(layer.weight)
         if off < _FAR:
             continue
-        low, high = lawful_range(layer)
+        low, high = laws.range_of(layer)
         usual = laws.habit or (low if rms < low else high)
         yield Odd(layer.weight, usual, "most weights of the model have" if laws.habit else "any common rule gives it")
 
