@@ -140,9 +140,10 @@ class Flow:
     def _parameters(self) -> dict[str, Parameter]:
         return {p.fqn: p for p in self.trace.parameters}
 
-    def trains(self, parameter: str) -> bool:
-        """Whether it got a gradient that is not zero."""
-        return bool(self._parameters[parameter].grad_rms)
+    def is_learned_factor(self, op: Op) -> bool:
+        """Whether ``op`` multiplies by a factor that got a gradient of its own."""
+        names = (behind(self.trace, i) for i in op.inputs) if op.role is Role.SCALE else ()
+        return any(self._parameters[name].grad_rms for found in names for name in found)
 
     @property
     def _rounding(self) -> float:

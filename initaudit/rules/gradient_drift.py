@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from statistics import median
 
@@ -22,27 +22,44 @@ def check_gradients(flow: Flow, sign: float) -> Iterator[drift.Drift]:
     for segment in flow.judged:
         if sign > 0 and any(step.op.role is Role.NORM for step in segment.steps):
             continue  # a normalization of nearly nothing multiplies the gradient by as much as the signal
-        amount, end = gradient_drift(segment)
+        amount, end = gradient_drift(flow, segment)
         if amount * sign > 0 and (found := drift.judge(segment, amount, end)) is not None:
             yield found
 
 
-def gradient_drift(segment: Segment) -> tuple[float, Step | None]:
+def gradient_drift(flow: Flow, segment: Segment) -> tuple[float, Step | None]:
     """Natural log of the gradient's sum of squares at the first layer over that at the last; the layer where it ends.
 
     The sum over elements, not the mean, is what He's rule conserves where widths change. Stretches with pooling or
     attention between are left out: averaging over positions divides a gradient without any fault of the weights. A
-    concatenation is followed, for what it divides comes together again where its branches part. Left out as well
-    is what a small or a large head does to it, which is the same for all layers before it.
+    concatenation is followed, for what it divides comes together again where its branches part. Left out as well is
+    what a small or a large head does to it, which is the same for all layers before it. A fixed factor behind a layer
+    (the frequency of a sine) is taken as part of its weights.
     """
     total, end = 0.0, None
+    factors = _fixed_factors(flow, segment.steps)
     for before, after in _neighbours(list(segment.steps)):
         if after is segment.layers[-1] and after.deviation and not segment.fails_a_norm:
             continue
-        change = log_ratio(_energy(before), _energy(after))
+        change = log_ratio(_energy(before), _energy(after)) - factors[before.op.id] + factors[after.op.id]
         total += change
         end = before if change == -math.inf else end
     return total, end
+
+
+def _fixed_factors(flow: Flow, steps: Sequence[Step]) -> dict[int, float]:
+    """By the op's id of each layer, the natural log of the square by which constants multiply what it gives."""
+    found: dict[int, float] = {}
+    layer: int | None = None
+    for step in steps:
+        if step.layer is not None:
+            layer = step.op.id
+            found[layer] = 0.0
+        elif step.op.role not in (Role.SCALE, Role.VIEW) or flow.is_learned_factor(step.op):
+            layer = None
+        elif layer is not None and math.isfinite(step.drift):
+            found[layer] += step.drift
+    return found
 
 
 def through_norms(flow: Flow, sign: float) -> Iterator[Observation]:

@@ -126,6 +126,15 @@ class Laws:
         by_gain = sum(near(_gain_of(layer), _gain_of(other)) for other in self.layers.values())
         return max(by_std, by_gain) <= 1  # that is itself
 
+    def is_computed(self, layer: Layer) -> bool:
+        """Whether the weight is made from its parameter, which sets its scale: normalized, say, or standardized."""
+        held = self._rms.get(layer.weight.fqn)
+        return held is not None and held != layer.weight.rms
+
+    @cached_property
+    def _rms(self) -> dict[str, float]:
+        return {p.fqn: p.rms for p in self.trace.parameters}
+
     def is_usual(self, parameter: Parameter) -> bool:
         """Whether the parameter is what nearly all of its kind in the model are."""
         if len(parameter.shape) > 1:

@@ -31,6 +31,6 @@ def severity_score(trace: Trace, findings: Iterable[Finding]) -> float:
 def _drifts(flow: Flow) -> Iterator[float]:
     for segment in flow.judged:
         yield abs(forward_drift(segment))
-        yield abs(gradient_drift(segment)[0])
+        yield abs(gradient_drift(flow, segment)[0])
     for amount, _, _ in norm_drifts(flow):
         yield abs(amount)

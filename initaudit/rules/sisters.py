@@ -120,7 +120,9 @@ def _in_like_blocks(
     """
     parts, names = _parts_of_blocks(members, laws), {p.fqn for p, _ in odd}
     known = {parts[p.fqn] for p in members if p.fqn not in names and not is_torch_default(p)}
-    return [(p, rms) for p, rms in odd if not is_torch_default(p) or parts[p.fqn] in known]
+    # A first block may lack a norm, or have a projection more.
+    like = {own for own in parts.values() if any(own <= other or other <= own for other in known)}
+    return [(p, rms) for p, rms in odd if not is_torch_default(p) or parts[p.fqn] in like]
 
 
 def _parts_of_blocks(members: Sequence[Parameter], laws: Laws) -> dict[str, frozenset[str]]:

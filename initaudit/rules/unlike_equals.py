@@ -127,7 +127,8 @@ def _passed(trace: Trace, layer: Layer) -> str | None:
 
 def _odd_weights(laws: Laws, compared: set[str]) -> Iterator[Odd]:
     """Weights without sisters that no common rule gives, in a model whose other weights have one std or keep to one."""
-    layers = [layer for layer in laws.layers.values() if trained(layer.weight) and layer.weight.rms > 0]
+    plain = (layer for layer in laws.layers.values() if not laws.is_computed(layer))
+    layers = [layer for layer in plain if trained(layer.weight) and layer.weight.rms > 0]
     unlawful = [layer for layer in layers if laws.beyond(layer.weight) >= _BEYOND]
     if len(layers) - len(unlawful) < max(3, (len(layers) - 1) * 2 / 3):
         return

@@ -63,7 +63,7 @@ from initaudit.records import Op, Role, Severity
 from initaudit.rules import drift
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow, Segment, expected_decay, log_ratio, power
-from initaudit.rules.paths import KEPT, behind, downstream
+from initaudit.rules.paths import KEPT, downstream
 from initaudit.rules.wording import observe_drift
 
 _NORMS_OF_CHANNELS = frozenset({"batch_norm", "group_norm", "instance_norm"})
@@ -109,7 +109,7 @@ def _reads_alone(flow: Flow, end: Op, living: Sequence[Op]) -> bool:
 
 
 def _judge(flow: Flow, branch: Segment, end: Op, joint: Op, *, alone: bool) -> Iterator[Observation]:
-    amount = branch.drift - sum(min(0.0, step.drift) for step in branch.steps if _is_learned(flow, step.op))
+    amount = branch.drift - sum(min(0.0, step.drift) for step in branch.steps if flow.is_learned_factor(step.op))
     found = drift.judge(branch, amount - expected_decay(branch.activations))
     if found is None or found.severity is not Severity.ERROR or found.amount > 0:
         return
@@ -119,12 +119,6 @@ def _judge(flow: Flow, branch: Segment, end: Op, joint: Op, *, alone: bool) -> I
     what = f"the signal of a branch that {'alone reads its input' if alone else 'another one outlives'} shrinks"
     seen = observe_drift(replace(found, severity=severity), what)
     yield replace(seen, message=f"{seen.message}; `{joint.name}` joins it to a signal that has not vanished")
-
-
-def _is_learned(flow: Flow, op: Op) -> bool:
-    """Whether ``op`` multiplies by a factor that is trained itself: it gets its gradient however small it is."""
-    factors = (behind(flow.trace, i) for i in op.inputs) if op.role is Role.SCALE else ()
-    return any(flow.trains(name) for names in factors for name in names)
 
 
 def _sized_anew(flow: Flow, end: Op, joint: Op) -> bool:

@@ -220,6 +220,46 @@ def test_rows_that_sum_to_zero_take_the_mean_of_their_input_away() -> None:
     assert "IA310" not in {f.code for f in initaudit.audit(model, inputs).findings}
 
 
+class Sines(nn.Module):
+    """Layers whose sines have a frequency (Sitzmann et al. 2020), ``first`` that of the first one."""
+
+    def __init__(self, first: float, others: float = 1.0, gain: float = 1.0) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(2, 256), *(nn.Linear(256, 256) for _ in range(5)), nn.Linear(256, 3)])
+        self.frequencies = [first, *[others] * 5]
+        for layer in self.layers[1:]:
+            nn.init.uniform_(layer.weight, -(bound := gain * math.sqrt(6 / 256) / others), bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        *hidden, last = self.layers
+        for layer, frequency in zip(hidden, self.frequencies, strict=True):
+            x = torch.sin(frequency * layer(x))
+        result: Tensor = last(x)
+        return result
+
+
+def test_a_frequency_is_no_growth_of_the_gradient() -> None:
+    torch.manual_seed(0)
+    inputs = 2 * torch.rand(256, 2, generator=torch.Generator().manual_seed(1)) - 1
+    assert not codes(initaudit.audit(Sines(30.0), inputs))
+    assert "IA202" not in codes(initaudit.audit(Sines(30.0, 30.0), inputs))
+    assert "IA202" in codes(initaudit.audit(Sines(30.0, gain=4.0), inputs))
+
+
+def test_a_normalized_weight_has_the_scale_of_its_normalization() -> None:
+    class Prototypes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(*(m for _ in range(4) for m in (nn.Linear(512, 512), nn.LayerNorm(512))))
+            self.prototypes = nn.Parameter(torch.randn(32, 512))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(F.normalize(self.body(x), dim=-1), F.normalize(self.prototypes, dim=-1) * 512**0.5)
+
+    torch.manual_seed(0)
+    assert "IA503" not in codes(audit(Prototypes(), 32, 512))
+
+
 class Squeeze(nn.Module):
     """A channel gate (Hu et al. 2018) whose few units may all be dead by chance."""
 
