@@ -67,8 +67,8 @@ def settings_of(ctx: click.Context, /, config: str | None) -> Settings:
     if not settings.targets:
         raise UsageError("no TARGET: name a file, a folder or package.module:attr, or set targets in [tool.initaudit]")
     targets = sorted(settings.targets, key=_is_there)  # one that is missing is told before the others are audited
-    if settings.output and not Path(settings.output).absolute().parent.is_dir():
-        raise UsageError(f"--output {settings.output}: the directory to write it to does not exist; create it first")
+    if settings.output:
+        check_directory("--output", settings.output)
     if settings.figure:
         check_path(settings.figure)
     settings = replace(settings, targets=tuple(targets))
@@ -78,6 +78,12 @@ def settings_of(ctx: click.Context, /, config: str | None) -> Settings:
         if rank > 0:
             settings = replace(settings, output=None, figure=None, format="table")
     return settings
+
+
+def check_directory(option: str, path: str) -> None:
+    """Raise :class:`UsageError` where the file that ``option`` names has no directory, before minutes are spent."""
+    if not Path(path).absolute().parent.is_dir():
+        raise UsageError(f"{option} {path}: the directory to write it to does not exist; create it first")
 
 
 def _is_there(target: str) -> bool:

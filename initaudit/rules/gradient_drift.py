@@ -65,7 +65,7 @@ def _fixed_factors(flow: Flow, steps: Sequence[Step]) -> dict[int, float]:
 def through_norms(flow: Flow, sign: float) -> Iterator[Observation]:
     """Ways on which the gradient grows (``sign`` 1) or shrinks (-1) from one normalization to the next."""
     for amount, pairs, layers in norm_drifts(flow):
-        if pairs >= _STACK and amount * sign > drift.FAIL and math.isfinite(amount):
+        if pairs >= _STACK and amount * sign > drift.FAIL:
             yield _observe(amount, layers)
 
 
@@ -83,7 +83,7 @@ def norm_drifts(flow: Flow) -> Iterator[tuple[float, int, list[Step]]]:
         if not any(segment.ends_normalized for segment in way) or key in seen:
             continue
         seen.add(key)
-        changes = [log_ratio(_flow(a), _flow(b)) for a, b in _neighbours(steps)]
+        changes = [c for a, b in _neighbours(steps) if math.isfinite(c := log_ratio(_flow(a), _flow(b)))]
         if changes:
             yield _stacked(changes), len(changes), layers
 

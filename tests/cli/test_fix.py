@@ -119,6 +119,8 @@ def test_errors_have_the_contract_s_exit_codes(models: Path, tmp_path: Path) -> 
     assert fix(f"{models}::Deep", "--select", "IA999").exit_code == 4
     nowhere = fix(f"{models}::Deep", "--write", str(tmp_path / "no" / "init.py"))
     assert nowhere.exit_code == 4
+    assert "the directory to write it to does not exist; create it first" in nowhere.stderr
+    assert not nowhere.stdout
 
 
 def test_json_is_one_document(models: Path) -> None:
