@@ -36,9 +36,10 @@ beyond 14 or that, whichever is more.
 
 Through twelve or more normalized layers a factor beyond 14 in the same measure is a warning and one beyond 18.7 an
 error: BatchNorm before each ReLU makes the gradient grow by 1.21 per layer, and nets of more than about 42 such layers
-hardly train without residual connections. The factor is what a typical quarter of the way adds, four times over, so
-that one step where two streams meet is not taken for a law of depth; through concatenations, as of a dense net, the
-gradient is followed to where it comes together again.
+hardly train without residual connections. The factor is what the typical layer adds, times their number, or what the
+typical quarter of the way adds, four times over, where that is less (layers may alternate): one step where two streams
+meet is no law of depth. A concatenation divides the gradient, which comes together again where its branches part; of
+the growth with these steps and without them the smaller counts.
 
 ## References
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from itertools import accumulate
 from statistics import median
 
@@ -31,14 +31,14 @@ def gradient_drift(flow: Flow, segment: Segment) -> tuple[float, Step | None]:
     """Natural log of the gradient's sum of squares at the first layer over that at the last; the layer where it ends.
 
     The sum over elements, not the mean, is what He's rule conserves where widths change. Stretches with pooling or
-    attention between are left out: averaging over positions divides a gradient without any fault of the weights. A
-    concatenation is followed, for what it divides comes together again where its branches part. Left out as well is
-    what a small or a large head does to it, which is the same for all layers before it. A fixed factor behind a layer
-    (the frequency of a sine) is taken as part of its weights.
+    attention between are left out, since averaging over positions divides a gradient without any fault of the weights,
+    and so are those with a concatenation, behind which one of several readers is followed. Left out as well is what a
+    small or a large head does to it, which is the same for all layers before it. A fixed factor behind a layer (the
+    frequency of a sine) is taken as part of its weights.
     """
     total, end = 0.0, None
     factors = _fixed_factors(flow, segment.steps)
-    for before, after in _neighbours(list(segment.steps)):
+    for before, after in _neighbours(segment.steps, apart=_AVERAGING | {Role.CONCAT}):
         if after is segment.layers[-1] and after.deviation and not segment.fails_a_norm:
             continue
         change = log_ratio(_energy(before), _energy(after)) - factors[before.op.id] + factors[after.op.id]
@@ -73,7 +73,9 @@ def norm_drifts(flow: Flow) -> Iterator[tuple[float, int, list[Step]]]:
     """For each way through normalizations how the gradient changes on it, in how many pairs of layers, and the layers.
 
     A normalization multiplies the gradient by the inverse of the scale that it takes away, so what is followed is the
-    product of the gradient's sum of squares and the signal's variance, which a change of scale leaves as it is.
+    product of the gradient's sum of squares and the signal's variance, which a change of scale leaves as it is. What a
+    concatenation divides comes together again where its branches part, perhaps in others than the way leads through: of
+    the change with such steps and without them the smaller counts.
     """
     seen: set[tuple[int, ...]] = set()
     for way in flow.ways:
@@ -83,19 +85,29 @@ def norm_drifts(flow: Flow) -> Iterator[tuple[float, int, list[Step]]]:
         if not any(segment.ends_normalized for segment in way) or key in seen:
             continue
         seen.add(key)
-        changes = [c for a, b in _neighbours(steps) if math.isfinite(c := log_ratio(_flow(a), _flow(b)))]
-        if changes:
-            yield _stacked(changes), len(changes), layers
+        counts = [_stacked(_changes(steps, apart)) for apart in (_AVERAGING, _AVERAGING | {Role.CONCAT})]
+        amount, pairs = min(counts, key=lambda count: abs(count[0]))
+        if pairs:
+            yield amount, pairs, layers
 
 
-def _stacked(changes: list[float]) -> float:
-    """What changes stack up to, without the few large steps where two streams meet.
+def _changes(steps: Sequence[Step], apart: Container[Role]) -> list[float]:
+    found = (log_ratio(_flow(a), _flow(b)) for a, b in _neighbours(steps, apart))
+    return [change for change in found if math.isfinite(change)]
 
-    The median of stretches of a quarter of the way, of an even number of layers: layers often alternate.
+
+def _stacked(changes: list[float]) -> tuple[float, int]:
+    """What changes stack up to, without the few large steps where two streams meet, and how many they are.
+
+    Either the typical layer as often as there are layers, or, since layers often alternate, the typical stretch of a
+    quarter of the way and an even number of layers: the smaller counts.
     """
+    if not changes:
+        return 0.0, 0
     size = max(1, len(changes) // 8 * 2)
     sums = list(accumulate(changes, initial=0.0))
-    return median(b - a for a, b in zip(sums, sums[size:], strict=False)) / size * len(changes)
+    stretch = median(b - a for a, b in zip(sums, sums[size:], strict=False)) / size
+    return min(median(changes), stretch, key=abs) * len(changes), len(changes)
 
 
 def _observe(amount: float, layers: list[Step]) -> Observation:
@@ -112,11 +124,11 @@ def _observe(amount: float, layers: list[Step]) -> Observation:
     )
 
 
-def _neighbours(steps: list[Step]) -> Iterator[tuple[Step, Step]]:
-    """Pairs of layers that follow each other with no averaging between."""
+def _neighbours(steps: Sequence[Step], apart: Container[Role]) -> Iterator[tuple[Step, Step]]:
+    """Pairs of layers that follow each other with nothing between that sets them ``apart``."""
     last: Step | None = None
     for step in steps:
-        if step.op.role in _AVERAGING:
+        if step.op.role in apart:
             last = None
         if step.layer is not None:
             if last is not None and step.layer.weight.rms > 0:
