@@ -2,7 +2,7 @@
 
     pip install diffusers x-transformers vit-pytorch segmentation-models-pytorch monai torch_geometric open_clip_torch
     pip install denoising-diffusion-pytorch perceiver-pytorch performer-pytorch conformer linformer mlp-mixer-pytorch
-    pip install g-mlp-pytorch res-mlp-pytorch siren-pytorch slot-attention rtdl_revisiting_models efficientnet_pytorch
+    pip install g-mlp-pytorch res-mlp-pytorch siren-pytorch slot-attention rtdl_revisiting_models
 
 A library that is not installed leaves its models skipped.
 """

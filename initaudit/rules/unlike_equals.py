@@ -43,9 +43,11 @@ on purpose do not agree, and are left alone; so is a weight that fits the varian
 layer whose input has passed another activation than the inputs of its equals, as that of a first layer has passed none,
 is asked for another gain and another bias: its weight may differ by as much as common rules do, twice at most, and its
 bias may be zero where theirs are not. Blocks with a way around them may start closed, at zero, and those without not.
-Without sisters: four times outside of all that Glorot's and He's rules and torch's default give with either fan, or
-twice and four times the std that most weights of the model have, and shared with no other weight. A last layer that
-is small is a note: outputs near zero are a fair start.
+Blocks of other parts that keep torch's default are other code's.
+Without sisters: four times outside of all that Glorot's and He's rules and torch's default give with either fan, as it
+is or as `torch.nn.init` reads it, or twice and four times the std that most weights of the model have, and shared with
+no other weight; a weight that is computed has the scale of its computation. A last layer that is small is a note:
+outputs near zero are a fair start.
 
 ## References
 
@@ -105,7 +107,9 @@ def _has_reason(trace: Trace, laws: Laws, groups: Sequence[Sequence[Parameter]],
 
 
 def _closes_a_branch(trace: Trace, groups: Sequence[Sequence[Parameter]], odd: Odd) -> bool:
-    """Whether zeros stand where the signal passes by, and other values where zeros would end it."""
+    """Whether zeros stand where the signal passes by, and other values where zeros would end it; no bias ends any."""
+    if is_bias(odd.parameter):
+        return False
     if odd.usual == 0:
         return not _has_way_around(trace, odd.parameter)
     if odd.parameter.rms > 0 or not _has_way_around(trace, odd.parameter):

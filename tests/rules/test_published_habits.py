@@ -51,7 +51,7 @@ def images(*blocks: nn.Module, channels: int) -> nn.Sequential:
     stem, head = nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.Linear(channels, 10)
     nn.init.kaiming_normal_(stem.weight, mode="fan_out")
     pooled = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), head]
-    return nn.Sequential(stem, nn.BatchNorm2d(16), nn.ReLU(), nn.ModuleList(blocks) and nn.Sequential(*blocks), *pooled)
+    return nn.Sequential(stem, nn.BatchNorm2d(16), nn.ReLU(), nn.Sequential(*blocks), *pooled)
 
 
 class Named(nn.Module):
@@ -119,6 +119,22 @@ def test_a_gain_of_one_among_closed_blocks_is_a_slip() -> None:
     model = images(*(Separable(16, 16, close=True) for _ in range(5)), channels=16)
     nn.init.ones_(model[3][2].norm.weight)
     assert found(audit(model, 8, 3, 16, 16), "IA503").fqn == "3.2.norm"
+
+
+def test_a_drawn_bias_among_zeros_is_a_slip_without_a_way_around_as_well() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.fc = nn.LayerNorm(64), nn.Linear(64, 64)
+            nn.init.zeros_(self.fc.bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.gelu(self.fc(self.norm(x)))
+
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Block() for _ in range(6)))
+    nn.init.normal_(model[2].fc.bias, std=0.5)
+    assert found(audit(model, 16, 64), "IA503").fqn == "2.fc"
 
 
 class Mixer(nn.Module):
@@ -200,8 +216,7 @@ def test_a_table_that_every_layer_starts_with_is_no_copy_of_a_draw() -> None:
                 self.project.weight.copy_(offsets)
 
         def forward(self, x: Tensor) -> Tensor:
-            position = torch.stack([x[..., 0], x[..., 1], x[..., 2]], -1)
-            result: Tensor = x + self.mix(F.softmax(self.project(position), -1))
+            result: Tensor = x + self.mix(F.softmax(self.project(x[..., :3]), -1))
             return result
 
     torch.manual_seed(0)
