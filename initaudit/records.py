@@ -346,6 +346,7 @@ class Trace:
     parameters: tuple[Parameter, ...]
     uncalled: tuple[str, ...] = ()
     unjudged: tuple[Unjudged, ...] = ()
+    unregistered: tuple[str, ...] = ()  # trainable tensors at work that the model does not hold as parameters
     loss_value: float | None = None
     classes: int | None = None  # number of classes when the loss is a cross-entropy over logits
     seconds: float = 0.0

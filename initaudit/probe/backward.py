@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,30 +13,26 @@ from torch import Tensor, nn
 
 from initaudit.probe.clock import Clock
 from initaudit.probe.whole import Ends, norm_and_check, stacked
+from initaudit.target.tree import tensors_within
 
 _BLOCK = 1_000_003  # a prime: the tiled noise never falls into step with a tensor's dimensions
 
 
 def output_tensors(output: Any) -> list[Tensor]:
-    """Every tensor that the model returned, once each, in the order of the containers that hold them."""
-    return list({id(tensor): tensor for tensor in _held(output, 4)}.values())
+    """Every tensor that the model returned, once each, in the order of the containers that hold them.
+
+    An object's attributes count where there is nothing else: what stands beside other outputs is a cache.
+    """
+    found = list(tensors_within(output, objects=False)) or list(tensors_within(output))
+    return [part for tensor in {id(t): t for t in found}.values() for part in _strided(tensor)]
 
 
-def _held(value: Any, depth: int) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-        return
-    inside: Iterable[Any] = ()
-    if isinstance(value, Mapping):
-        inside = value.values()
-    elif isinstance(value, (tuple, list)):
-        inside = value
-    elif isinstance(value, torch.distributions.Distribution):
-        inside = (getattr(value, name, None) for name in (*value.arg_constraints, "base_dist"))
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        inside = (getattr(value, field.name) for field in dataclasses.fields(value))
-    for part in inside if depth else ():
-        yield from _held(part, depth - 1)
+def _strided(tensor: Tensor) -> Sequence[Tensor]:
+    """The tensor, or the plain ones of which a nested tensor is made."""
+    if not tensor.is_nested:
+        return (tensor,)
+    parts: Sequence[Tensor] = (tensor.values(),) if tensor.layout is torch.jagged else tensor.unbind()
+    return parts
 
 
 def differentiable(tensors: list[Tensor]) -> list[Tensor]:

@@ -24,10 +24,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, DistributedDataParallel):
             model = model.module
-        elif (original := getattr(model, "_orig_mod", None)) is not None:
+        elif (original := _compiled(model)) is not None:
             model = original
         else:
             return model
+
+
+def _compiled(model: nn.Module) -> nn.Module | None:
+    """What torch.compile wraps in ``model``; asked of its parts, for an attribute may be answered by any class."""
+    return dict(model.named_children()).get("_orig_mod")
 
 
 def is_joinable() -> bool:
@@ -49,7 +54,7 @@ def joined(model: nn.Module, distributed: bool | None) -> Ranks | None:
     Raises:
         UsageError: what was asked for cannot be. AuditError: the processes do not fit together.
     """
-    wrapped = isinstance(getattr(model, "_orig_mod", model), DistributedDataParallel)
+    wrapped = isinstance((_compiled(model) or model), DistributedDataParallel)
     cut = is_cut(model)
     if any(type(m).__name__ == "FullyShardedDataParallel" for m in model.modules()):
         raise UsageError("FullyShardedDataParallel is not supported: audit before wrapping, or use fully_shard (FSDP2)")
@@ -63,7 +68,7 @@ def joined(model: nn.Module, distributed: bool | None) -> Ranks | None:
         raise UsageError(
             "distributed is True, but there is no process group: call torch.distributed.init_process_group first"
         )
-    group = getattr(getattr(model, "_orig_mod", model), "process_group", None)
+    group = getattr((_compiled(model) or model), "process_group", None)
     if wrapped and group is not None and group.size() != dist.get_world_size():
         raise AuditError(
             "load",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
 from itertools import compress
 from operator import eq, is_
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -25,15 +26,16 @@ class Snapshot:
     Buffers and plain tensor attributes are copied at once, for they are small. Parameters are copied only when
     something is about to write to them (:meth:`before_write`), so that a large model costs no second copy. A second
     name of each tensor's memory is kept, by which it finds back where the forward pass gave it another (``m.half()``).
+    Modules in lists and attributes of others, which torch does not know, belong to it, and so do those of ``also``.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, also: Iterable[nn.Module] = ()) -> None:
         held = _Held()
-        self._modules = [(m, m.__dict__.copy()) for m in model.modules()]
-        for module, _ in self._modules:
-            held.enter(module.__dict__.values(), 5)
+        for root in (model, *also):
+            held.add(root)
+        self._modules = [(m, attributes) for m, attributes in held.modules.values()]
         self._containers = held.containers
-        parameters: Iterable[Tensor] = model.parameters()
+        parameters = list({id(p): p for root in held.roots for p in root.parameters()}.values())
         self._parameters = [(p, p.requires_grad, p.grad, [dict(h) for h in _hooks(p)]) for p in parameters]
         self._memory = [(b, b.data) for b in {id(b): b for b in held.state()}.values()]
         self._written = [(data, data.clone()) for _, data in self._memory]
@@ -46,7 +48,32 @@ class Snapshot:
                     self._memory.append((p, data))
                 self._unwritten.append(data)
             p.grad = None
-        self._generators = [(generator, generator.get_state()) for generator in held.generators]
+        for p in held.scripted:
+            self.before_write(p)  # scripted code writes out of sight
+        self._foreign: list[tuple[Tensor, Tensor | None]] = []
+        self._arrays = [(array, array.copy()) for array in held.arrays]
+        self._generators = [(generator, _state(generator)) for generator in held.generators]
+
+    def before_backward(self) -> None:
+        """Call before a backward pass, during which writes are not seen: hooks of the user's may write, or train."""
+        self._hooked = any(any(hooks) for *_, hooks in self._parameters) or any(
+            module._backward_hooks or module._backward_pre_hooks for module, _ in self._modules
+        )
+        if self._hooked:
+            for parameter, *_ in self._parameters:
+                self.before_write(parameter)
+
+    def after_backward(self) -> None:
+        """Put back what hooks wrote, before the weights are judged."""
+        if self._hooked:
+            with torch.no_grad():
+                for data, copy in self._overwritten():
+                    data.copy_(copy)
+
+    def hold_gradient(self, tensor: Tensor) -> None:
+        """Call for a leaf that is no parameter of the model, before a backward pass reaches it."""
+        self._foreign.append((tensor, tensor.grad))
+        tensor.grad = None
 
     def before_write(self, tensor: Tensor) -> None:
         """Call before ``tensor`` is written in place: if it is a parameter, or shares memory with one, keep a copy."""
@@ -76,6 +103,11 @@ class Snapshot:
             for tensor, data in self._memory:
                 if (tensor.data_ptr(), tensor.dtype, tensor.shape) != (data.data_ptr(), data.dtype, data.shape):
                     tensor.data = data
+            for tensor, gradient in self._foreign:
+                tensor.grad = gradient
+            for array, content in self._arrays:
+                if array.flags.writeable:
+                    array[...] = content
             for parameter, requires_grad, grad, hooks in self._parameters:
                 if is_lazy(parameter):  # its module never came to make it
                     continue
@@ -84,7 +116,7 @@ class Snapshot:
                 for now, before in zip(_hooks(parameter), hooks, strict=True):
                     _refill(now, before)
         for generator, state in self._generators:
-            generator.set_state(state)
+            _set_state(generator, state)
 
     def _overwritten(self) -> list[tuple[Tensor, Tensor]]:
         """Memory that was written since its copy was taken, with that copy; all on one device are compared at once."""
@@ -100,12 +132,31 @@ def _hooks(parameter: Tensor) -> tuple[dict[int, Any], ...]:
 
 
 class _Held:
-    """What modules hold: ``containers``, each dict, list and set with a copy of what is in it, tensors, generators."""
+    """What modules hold: ``containers``, each dict, list and set with a copy of what is in it, tensors, generators.
+
+    ``modules`` are the modules themselves by their id, each with a copy of its attributes, ``roots`` those that belong
+    to no other, and ``scripted`` the parameters of compiled code.
+    """
 
     def __init__(self) -> None:
+        self.roots: list[nn.Module] = []
+        self.modules: dict[int, tuple[nn.Module, dict[str, Any]]] = {}
         self.containers: list[tuple[Any, Any]] = []
         self.tensors: list[Tensor] = []
-        self.generators: list[torch.Generator] = []
+        self.scripted: list[Tensor] = []
+        self.arrays: list[np.ndarray[Any, Any]] = []
+        self.generators: list[_Generator] = []
+
+    def add(self, root: nn.Module) -> None:
+        """A module, its parts, and what they hold."""
+        self.roots.append(root)
+        new = [m for m in root.modules() if id(m) not in self.modules]
+        self.modules.update((id(m), (m, m.__dict__.copy())) for m in new)
+        for module in new:
+            if isinstance(module, torch.jit.ScriptModule):  # which has them elsewhere than in its attributes
+                self.tensors.extend(module.buffers(recurse=False))
+                self.scripted.extend(module.parameters(recurse=False))
+            self.enter(module.__dict__.values(), 5)
 
     def enter(self, values: Iterable[Any], depth: int) -> None:
         for value in values:
@@ -114,7 +165,12 @@ class _Held:
                 continue
             if kind is Tensor:
                 self.tensors.append(value)
-            elif kind is torch.Generator:
+            elif kind is nn.Module:
+                if id(value) not in self.modules:
+                    self.add(value)
+            elif kind is np.ndarray:
+                self.arrays.append(value)
+            elif kind in _GENERATORS:
                 self.generators.append(value)
             else:
                 if kind is not tuple:
@@ -130,7 +186,9 @@ class _Held:
                 yield held
 
 
-_KINDS = (dict, list, set, tuple, Tensor, torch.Generator)
+_Generator = torch.Generator | np.random.Generator | np.random.RandomState | random.Random
+_GENERATORS = get_args(_Generator)
+_KINDS = (dict, list, set, tuple, deque, Tensor, nn.Module, np.ndarray, *_GENERATORS)
 
 
 @lru_cache(maxsize=4096)
@@ -138,6 +196,21 @@ def _kind(held: type) -> type | None:
     """Which of these a class is, if what it holds can change; of modules each keeps its own."""
     found = next((kind for kind in _KINDS if issubclass(held, kind)), None)
     return found if found not in (dict, list, set) or hasattr(held, "copy") else None
+
+
+def _state(generator: _Generator) -> Any:
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return generator.bit_generator.state if isinstance(generator, np.random.Generator) else generator.get_state()
+
+
+def _set_state(generator: _Generator, state: Any) -> None:
+    if isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    else:
+        generator.set_state(state)
 
 
 def _same(value: Any, content: Any) -> bool:
@@ -153,6 +226,10 @@ def _refill(value: Any, content: Any) -> None:
     if isinstance(value, list):
         if not _same(value, content):
             value[:] = content
+    elif isinstance(value, deque):
+        if not _same(value, content):
+            value.clear()
+            value.extend(content)
     elif isinstance(value, dict):
         if not _same(value, content):
             value.clear()
@@ -198,11 +275,14 @@ def _has_accelerator() -> bool:
 
 
 @contextmanager
-def unchanged(model: nn.Module, seed: int) -> Iterator[Snapshot]:
-    """Inside, gradients are on and the generators seeded; afterwards model and process are as they were."""
+def unchanged(model: nn.Module, seed: int, also: Iterable[nn.Module] = ()) -> Iterator[Snapshot]:
+    """Inside, gradients are on and the generators seeded; afterwards model and process are as they were.
+
+    So are the modules of ``also``, which take part though they are none of the model's.
+    """
     default_dtype = torch.get_default_dtype()
     with torch.inference_mode(False), torch.enable_grad(), random_state(seed):
-        snapshot = Snapshot(model)
+        snapshot = Snapshot(model, also)
         try:
             yield snapshot
         finally:

@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,9 +30,11 @@ from initaudit.probe.scope import scopes
 from initaudit.probe.shards import resharded
 from initaudit.probe.shares import parts_of, shares_of
 from initaudit.probe.statistics import Statistics
-from initaudit.probe.tape import Node, Tape, tensors_in
+from initaudit.probe.tape import Node, Tape
+from initaudit.probe.unregistered import names_of
 from initaudit.records import Environment, Layer, Role, Trace, Unjudged
 from initaudit.target.frames import user_error
+from initaudit.target.tree import tensors_within
 
 Progress = Callable[[str], None]
 Loss = Callable[[Any], Tensor]
@@ -58,29 +62,76 @@ def probe(
     use batch statistics during the run, as in training, for at initialization their running statistics normalize
     nothing. With ``ranks`` the inputs are this process's share, and the trace is that of all shares, on every process.
 
+    Where no output depends on a tensor that the model was given (text, numpy arrays, a generator without input), it is
+    run again, and the signal is what its first layers multiply.
+
     Raises:
         AuditError: with stage ``"forward"`` or ``"backward"`` when the model's own code fails there.
     """
+    run = partial(
+        _probe,
+        model,
+        args,
+        kwargs,
+        target=target,
+        inputs=inputs,
+        inputs_source=inputs_source,
+        loss=loss,
+        loss_name=loss_name,
+        seed=seed,
+        unwritten=unwritten,
+        ranks=ranks,
+        progress=progress,
+    )
+    given = any(True for _ in tensors_within((args, kwargs)))
+    trace, reached = run(starts_inside=not given)
+    if given and not reached:
+        trace, reached = run(starts_inside=True)
+    if not reached:
+        trace = replace(trace, unjudged=(*trace.unjudged, Unjudged("", "no output was seen to depend on any layer")))
+    return trace
+
+
+def _probe(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    target: str,
+    inputs: str,
+    inputs_source: str,
+    loss: Loss | None,
+    loss_name: str,
+    seed: int,
+    unwritten: frozenset[str],
+    ranks: Ranks | None,
+    progress: Progress,
+    starts_inside: bool,
+) -> tuple[Trace, bool]:
+    """The trace of one run, and whether an output depends on the signal."""
     started = time.perf_counter()
     merger = None if ranks is None else Merger(ranks)
-    with earlier_objects_left_alone(), unchanged(model, seed) as snapshot, resharded(model), _eager():
+    losses = (loss,) if isinstance(loss, nn.Module) else ()
+    with earlier_objects_left_alone(), unchanged(model, seed, losses) as snapshot, resharded(model), _eager():
         _use_batch_statistics(model)
         statistics = Statistics(seed) if merger is None else merger.statistics(seed)
         readings = Readings()
         attentions, recurrences = AttentionMeter(readings, seed), RecurrenceMeter(readings, seed)
-        tape = Tape(model, statistics, snapshot, attentions, recurrences)
+        tape = Tape(model, statistics, snapshot, attentions, recurrences, starts_inside=starts_inside)
         # Tensors made in inference mode cannot take part in a backward pass.
         args, kwargs = tree_map_only(Tensor, lambda t: t.clone() if t.is_inference() else t, (args, kwargs))
-        for tensor in tensors_in((args, kwargs)):
+        for tensor in {id(t): t for t in tensors_within((args, kwargs))}.values():
             tape.add_input(tensor)
         seed_all(seed)
         progress("forward")
         passes = Clock()
         with together() if ranks is not None else nullcontext():
-            output, called, value = _forward(model, tape, args, kwargs, loss, passes)
+            output, called, value, foreign = _forward(model, tape, args, kwargs, loss, passes)
             progress("backward")
             measuring = statistics.seconds
+            snapshot.before_backward()
             gradients, unjudged = _backward(model, tape, output, value, seed, ranks, passes)
+            snapshot.after_backward()
             own = passes.seconds - tape.seconds - (statistics.seconds - measuring)
             del output, value
         if ranks is not None and merger is not None:
@@ -94,7 +145,8 @@ def probe(
         builder = RecordBuilder(model, tape.nodes, inner, statistics, gradients, unwritten)
         layers = builder.layers()
         unused = _unused(model, tape.nodes)
-        return Trace(
+        reached = any(node.live for node in tape.nodes if node.output)
+        trace = Trace(
             target=target,
             environment=_environment(model, seed, ranks),
             inputs=inputs,
@@ -104,6 +156,7 @@ def probe(
             ops=builder.ops(layers),
             layers=layers,
             parameters=builder.parameters(layers),
+            unregistered=names_of(model, foreign),
             uncalled=tuple(fqn for fqn in unused if fqn not in called),
             unjudged=(*unjudged, *_out_of_sight(model), *_unseen(model, called, unused, layers)),
             **_loss_facts(tape.nodes, statistics),
@@ -112,6 +165,7 @@ def probe(
             attentions=attentions.records(tape.nodes),
             recurrences=recurrences.records(),
         )
+    return trace, reached
 
 
 def _environment(model: nn.Module, seed: int, ranks: Ranks | None) -> Environment:
@@ -127,14 +181,17 @@ def _environment(model: nn.Module, seed: int, ranks: Ranks | None) -> Environmen
 
 def _forward(
     model: nn.Module, tape: Tape, args: tuple[Any, ...], kwargs: dict[str, Any], loss: Loss | None, passes: Clock
-) -> tuple[list[Tensor], set[str], Tensor | None]:
+) -> tuple[list[Tensor], set[str], Tensor | None, list[Tensor]]:
+    """The output, the modules called, the loss, and the trainable tensors that are none of the model's parameters."""
     with scopes(model, tape) as called:
         try:
             with passes.running(), tape:
                 output = model(*args, **kwargs)
         except Exception as error:
             raise user_error("forward", "the forward pass failed", error, _advice(error)) from error
-        tensors = backward.output_tensors(output)
+        with tape:
+            tensors = backward.output_tensors(output)
+        foreign = list(tape.unregistered.values())
         value = None
         if loss is not None:
             try:
@@ -152,7 +209,7 @@ def _forward(
             "forward",
             f"the model returned no tensor, but {type(output).__name__}; expected a tensor or a container of them",
         )
-    return tensors, called, value
+    return tensors, called, value, foreign
 
 
 def _backward(

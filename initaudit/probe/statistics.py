@@ -149,6 +149,8 @@ class Statistics:
         # Between two layers of a model all that is touched here has left the caches: few steps, few objects.
         started = time.perf_counter()
         held = tensor if type(tensor) is Tensor else local(tensor)
+        if held is not None and held.layout is torch.jagged:
+            held = held.values()  # all rows, of whichever sample
         if held is None or held.layout is not torch.strided or held.is_nested:
             return None
         tensor = held.detach()

@@ -104,7 +104,10 @@ class Tape(TorchFunctionMode):
         snapshot: Snapshot,
         attentions: AttentionMeter,
         recurrences: RecurrenceMeter,
+        *,
+        starts_inside: bool = False,
     ) -> None:
+        """With ``starts_inside`` the signal starts in what the first layers multiply, wherever that comes from."""
         super().__init__()
         self.nodes: list[Node] = []
         self.scopes: list[tuple[str, Any]] = [("", ())]
@@ -117,6 +120,9 @@ class Tape(TorchFunctionMode):
         self._passing: set[int] = set()
         self._values: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self.cuts: dict[int, tuple[int, tuple[int, ...]]] = {}  # nodes seen in parts: the dimension, shape of the part
+        self.unregistered: dict[int, Tensor] = {}  # trainable tensors that the model does not hold as parameters
+        self._starts_inside = starts_inside
+        self._memory: dict[int, int] = {}  # of model inputs: where they lie, and their nodes
         self.seconds = 0.0  # spent on recording, measuring included
 
     # -- what torch calls ------------------------------------------------------------------------------------------
@@ -130,6 +136,8 @@ class Tape(TorchFunctionMode):
             name = getattr(getattr(func, "__self__", None), "__name__", "")
             if name not in _TENSOR_PROPERTIES:
                 return func(*args, **kwargs)
+        if "." in name:  # an operator of an exported program: "linear.default"
+            name = name.partition(".")[0]
         if name == "multi_head_attention_forward":
             with self:
                 return _open_attention(*args, **kwargs)
@@ -170,6 +178,8 @@ class Tape(TorchFunctionMode):
 
     def _find_operands(self, call: _Call, args: Any, kwargs: Any) -> None:
         """Fill in weights, bias and data when the call multiplies data with something made of parameters alone."""
+        if ".parametrizations." in self.scopes[-1][0]:
+            return  # what a parametrization multiplies becomes a weight
         if call.name in ops.PRODUCTS:
             nodes = [self.nodes[self.node_of(t)] for t in operands.factors(call.name, args, kwargs)]
             constant = [n.weight_like for n in nodes]
@@ -184,7 +194,7 @@ class Tape(TorchFunctionMode):
             return
         for use in found.weights:
             node = self.nodes[self.node_of(use.tensor)]
-            if not node.weight_like:
+            if not node.weight_like and (call.name in ops.PRODUCTS or node.live or not node.parameters):
                 return
             derived = None
             if node.computed:
@@ -193,6 +203,8 @@ class Tape(TorchFunctionMode):
                 )
             call.weights += (WeightRef(node.parameters, use.fan_in, use.fan_out, derived),)
         call.data = self.node_of(found.data)
+        if self._starts_inside and not self.nodes[call.data].live:
+            self._begin(self.nodes[call.data], found.data)
         if found.bias is not None:
             bias = self.nodes[self.node_of(found.bias)]
             call.bias = bias.parameters[0] if bias.parameters and not bias.live else None
@@ -236,6 +248,8 @@ class Tape(TorchFunctionMode):
         parents = [self.nodes[i] for i in call.inputs]
         first: Node | None = None
         for tensor in outs:
+            if is_functorch_wrapped_tensor(tensor):
+                return
             if first is None or call.name in ops.VIEWS:
                 node = self._add_result(call, parents, tensor)
                 if first is None:
@@ -360,7 +374,14 @@ class Tape(TorchFunctionMode):
             node = self._add("parameter", Role.PARAMETER, (), tensor, live=False, moving=False)
             node.parameters, node.weight_like = (name,), True
         elif id(tensor) in self._buffers or tensor.grad_fn is None:
+            given = self._memory.get(_place(tensor)) if self._memory else None
+            if given is not None:  # an input under another class, or back from numpy
+                origin = self.nodes[given]
+                return self._add("alias", Role.VIEW, (given,), tensor, live=True, moving=origin.moving).id
             node = self._add("constant", Role.INPUT, (), tensor, live=False, moving=False)
+            if tensor.requires_grad and id(tensor) not in self._buffers:
+                self.unregistered[id(tensor)] = tensor
+                self._snapshot.hold_gradient(tensor)
         else:  # made out of sight, by a custom autograd.Function or scripted code, from what its module was given
             given = (self._known(t) for t in tensors_in(self.scopes[-1][1]))
             sources = tuple(dict.fromkeys(i for i in given if i is not None))
@@ -391,7 +412,14 @@ class Tape(TorchFunctionMode):
 
     def add_input(self, tensor: Tensor) -> None:
         """Register a model input."""
-        node = self._add("input", Role.INPUT, (), tensor, live=True, moving=tensor.is_floating_point())
+        node = self._add("input", Role.INPUT, (), tensor, live=True, moving=False)
+        if place := _place(tensor):
+            self._memory[place] = node.id
+        self._begin(node, tensor)
+
+    def _begin(self, node: Node, tensor: Tensor) -> None:
+        """Let the signal start in ``tensor``."""
+        node.live, node.moving, node.weight_like = True, tensor.is_floating_point(), False
         node.unit_dim = 1 if tensor.dim() > 3 else -1
         node.measurement = self._statistics.measure(tensor, node.unit_dim)
 
@@ -401,7 +429,8 @@ class Tape(TorchFunctionMode):
 
     def _add(self, name: str, role: Role, inputs: tuple[int, ...], out: Tensor, *, live: bool, moving: bool) -> Node:
         scope = self.scopes[-1][0]
-        node = Node(len(self.nodes), name, role, scope, inputs, tuple(out.shape), live, moving)
+        shape = (out.size(0),) if out.is_nested else tuple(out.shape)  # of unequal length are the rest
+        node = Node(len(self.nodes), name, role, scope, inputs, shape, live, moving)
         self.nodes.append(node)
         self._values[id(out)] = (weakref.ref(out), node.id)
         return node
@@ -431,6 +460,14 @@ _QUERIES = frozenset(
 def _records(name: str) -> bool:
     """Whether a call under this name changes or makes a value; queries such as ``size`` do not."""
     return name not in _QUERIES and not name.startswith("is_")
+
+
+def _place(tensor: Tensor) -> int:
+    """Where in memory a tensor lies; 0 for one that does not tell."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # sparse, or a wrapper around other tensors
+        return 0
 
 
 def tensors_in(value: Any, depth: int = 4) -> list[Tensor]:

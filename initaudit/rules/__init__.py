@@ -37,6 +37,7 @@ from initaudit.rules import (
     uncalled,
     unjudged,
     unlike_equals,
+    unregistered,
     vanishing_activations,
     vanishing_branch,
     vanishing_gradients,
@@ -83,6 +84,7 @@ RULES: tuple[Rule, ...] = (
     not_reproducible.RULE,
     identical_copies.RULE,
     not_random.RULE,
+    unregistered.RULE,
     uncalled.RULE,
     unjudged.RULE,
 )
