@@ -41,17 +41,22 @@ def split(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Operands
     For a product of two tensors the caller decides which of them is the weight: see :func:`product`.
     """
     if name in ops.EMBEDDINGS:
-        weight = _argument(args, kwargs, 1, "weight")
+        weight, data = _argument(args, kwargs, 1, "weight"), _argument(args, kwargs, 0, "input")
         fan_in = _rows_in_a_bag(args, kwargs) if name == "embedding_bag" else 1.0
-        return Operands((WeightUse(weight, fan_in, float(weight.shape[-1])),), _argument(args, kwargs, 0, "input"))
+        if data is not None and data.is_floating_point():  # the operator itself has them the other way round
+            weight, data = data, weight
+        return Operands((WeightUse(weight, fan_in, float(weight.shape[-1])),), data)
     if name in ops.RECURRENT:
         return _recurrent(name, args)
     if name.startswith("conv"):
         data, weight, bias = (
             _argument(args, kwargs, i, key) for i, key in zip(_CONV, ("input", "weight", "bias"), strict=True)
         )
-        groups = _argument(args, kwargs, 6, "groups")
+        general = name == "convolution"  # the one operator that all others become
+        groups = _argument(args, kwargs, 8 if general else 6, "groups")
         stride = _argument(args, kwargs, 3, "stride")
+        if general and _argument(args, kwargs, 6, "transposed"):
+            name = "conv_transpose"
         groups = groups if isinstance(groups, int) and groups > 0 else 1
         fans = fans_of_op(name, tuple(weight.shape), groups=groups, stride=stride if stride is not None else 1)
         return Operands((WeightUse(weight, fans[0], fans[1]),), data, bias)

@@ -35,8 +35,8 @@ class Snapshot:
             held.add(root)
         self._modules = [(m, attributes) for m, attributes in held.modules.values()]
         self._containers = held.containers
-        parameters = list({id(p): p for root in held.roots for p in root.parameters()}.values())
-        self._parameters = [(p, p.requires_grad, p.grad, [dict(h) for h in _hooks(p)]) for p in parameters]
+        parameters: dict[int, Tensor] = {id(p): p for root in held.roots for p in root.parameters()}
+        self._parameters = [(p, p.requires_grad, p.grad, [dict(h) for h in _hooks(p)]) for p in parameters.values()]
         self._memory = [(b, b.data) for b in {id(b): b for b in held.state()}.values()]
         self._written = [(data, data.clone()) for _, data in self._memory]
         self._unwritten: list[Tensor] = []

@@ -374,10 +374,10 @@ class Tape(TorchFunctionMode):
             node = self._add("parameter", Role.PARAMETER, (), tensor, live=False, moving=False)
             node.parameters, node.weight_like = (name,), True
         elif id(tensor) in self._buffers or tensor.grad_fn is None:
-            given = self._memory.get(_place(tensor)) if self._memory else None
-            if given is not None:  # an input under another class, or back from numpy
-                origin = self.nodes[given]
-                return self._add("alias", Role.VIEW, (given,), tensor, live=True, moving=origin.moving).id
+            source = self._memory.get(_place(tensor)) if self._memory else None
+            if source is not None:  # an input under another class, or back from numpy
+                moving = self.nodes[source].moving
+                return self._add("alias", Role.VIEW, (source,), tensor, live=True, moving=moving).id
             node = self._add("constant", Role.INPUT, (), tensor, live=False, moving=False)
             if tensor.requires_grad and id(tensor) not in self._buffers:
                 self.unregistered[id(tensor)] = tensor
