@@ -93,10 +93,12 @@ class ModelSource(pytest.Collector):
 
     def collect(self) -> Iterator[ModelItem]:
         """One item for each model."""
+        from initaudit.probe.restore import random_state
         from initaudit.target.load import collect, explain_nothing
 
         try:
-            targets = collect(self.spec)
+            with random_state(0):  # models and inputs that the file makes on import are random, too
+                targets = collect(self.spec)
             if not targets:
                 raise UsageError(explain_nothing(self.spec))
         except InitauditError as error:
@@ -122,7 +124,7 @@ class ModelItem(pytest.Item):
         try:
             self.report = audit_target(self.target, ignore=codes(_settings(self.config)["ignore"]))
         except InitauditError as error:
-            pytest.fail(str(error), pytrace=False)
+            raise pytest.fail.Exception(str(error), pytrace=False) from None
 
     def runtest(self) -> None:
         """Fail on findings at or above ``initaudit_fail_on``."""

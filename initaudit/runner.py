@@ -119,7 +119,12 @@ class Runner:
         Raises:
             AuditError: it could not be loaded. UsageError: it names nothing. InternalError: a defect of initaudit.
         """
-        request = {"do": "collect", "target": self.target, "weights_only": self._weights_only}
+        request = {
+            "do": "collect",
+            "target": self.target,
+            "weights_only": self._weights_only,
+            "seed": self._options["seed"],
+        }
         reply = self._ask(request, lambda stage: None)
         self._collected = True
         return Collection(tuple(reply["ids"]), reply["empty"], frozenset(reply["instances"]))

@@ -4,10 +4,11 @@ Requests come in and replies go out as lines of JSON on what were standard input
 Before anything else runs, both are moved to private descriptors: from then on standard output is standard error, so
 nothing that the audited code prints, from Python, from C or at exit, can get between the replies.
 
-Requests: ``{"do": "collect", "target": ..., "weights_only": ...}``, ``{"do": "probe", "id": ..., "options": {...}}``,
-the same with ``"weigh"`` or ``"cure"``, ``{"do": "stop"}``. Replies: first ``{"torch": version}``; then to each request
-any number of ``{"stage": ...}`` and one of ``{"ids": [...], "instances": [...], "empty": ...}``, ``{"trace": ...}``,
-``{"cure": ...}``, ``{"failed": message, "stage": ...}``, ``{"usage": message}``, ``{"internal": traceback}``.
+Requests: ``{"do": "collect", "target": ..., "weights_only": ..., "seed": ...}``, ``{"do": "probe", "id": ...,
+"options": {...}}``, the same with ``"weigh"`` or ``"cure"``, ``{"do": "stop"}``. Replies: first ``{"torch":
+version}``; then to each request any number of ``{"stage": ...}`` and one of ``{"ids": [...], "instances": [...],
+"empty": ...}``, ``{"trace": ...}``, ``{"cure": ...}``, ``{"failed": message, "stage": ...}``, ``{"usage": message}``,
+``{"internal": traceback}``.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def main() -> None:
 def answer(request: Message, found: Found, send: Callable[[Message], None]) -> Message:
     """The reply to a request; ``found`` keeps what was collected, ``send`` tells of the steps on the way."""
     if request["do"] == "collect":
-        return _answer(lambda: _collect(request["target"], found, weights_only=request.get("weights_only", False)))
+        return _answer(lambda: _collect(request["target"], found, request["weights_only"], request["seed"]))
     work = {"probe": _probe, "weigh": _weigh, "cure": _cure}[request["do"]]
     return _answer(lambda: work(found[request["id"]], request["options"], send))
 
@@ -121,14 +122,16 @@ def _load_torch() -> Message:
     return {"torch": torch.__version__}
 
 
-def _collect(target: str, found: Found, *, weights_only: bool) -> Message:
+def _collect(target: str, found: Found, weights_only: bool, seed: int) -> Message:
     from initaudit.probe.checkpoint import is_checkpoint
+    from initaudit.probe.restore import random_state
     from initaudit.target import load
     from initaudit.weights_only import collect_weights
 
     if is_checkpoint(target) and not weights_only:
         raise UsageError(f"{target} is a checkpoint, which holds weights and no model to run: add --weights-only")
-    models = collect_weights(target) if weights_only else load.collect(target)
+    with random_state(seed):  # models and inputs that the file makes on import are random, too
+        models = collect_weights(target) if weights_only else load.collect(target)
     found.update((model.id, model) for model in models)
     return {
         "ids": [model.id for model in models],

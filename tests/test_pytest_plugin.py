@@ -226,6 +226,7 @@ def test_a_model_that_cannot_run_is_an_error(inner: pytest.Pytester) -> None:
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines(["*ERROR at setup of model broken*", "broken raised ValueError: no"])
     assert "Traceback" not in result.stdout.str()
+    assert "another exception" not in result.stdout.str()
 
 
 def test_a_file_that_cannot_be_loaded_is_an_error_and_the_text_is_shown(inner: pytest.Pytester) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,7 +69,7 @@ def settings_of(ctx: click.Context, /, config: str | None) -> Settings:
         raise UsageError("no TARGET: name a file, a folder or package.module:attr, or set targets in [tool.initaudit]")
     targets = sorted(settings.targets, key=_is_there)  # one that is missing is told before the others are audited
     if settings.output:
-        check_directory("--output", settings.output)
+        check_writable("--output", settings.output, targets)
     if settings.figure:
         check_path(settings.figure)
     settings = replace(settings, targets=tuple(targets))
@@ -80,10 +81,15 @@ def settings_of(ctx: click.Context, /, config: str | None) -> Settings:
     return settings
 
 
-def check_directory(option: str, path: str) -> None:
-    """Raise :class:`UsageError` where the file that ``option`` names has no directory, before minutes are spent."""
+def check_writable(option: str, path: str, targets: Sequence[str]) -> None:
+    """Raise :class:`UsageError`, before minutes are spent, where the file that ``option`` names has no directory.
+
+    Or where it is one of the files audited, which would be gone.
+    """
     if not Path(path).absolute().parent.is_dir():
         raise UsageError(f"{option} {path}: the directory to write it to does not exist; create it first")
+    if any(os.path.realpath(path) == os.path.realpath(target.partition("::")[0]) for target in targets):
+        raise UsageError(f"{option} {path} would replace the file that is audited: name another one")
 
 
 def _is_there(target: str) -> bool:

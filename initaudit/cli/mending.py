@@ -23,14 +23,14 @@ DRAWS = 3  # that a cure is tried on, unless --seeds says otherwise
 
 def fix(ctx: click.Context, *, write: str | None, keyword: str | None, config: str | None) -> int:
     """Mend the targets and say what became of each; the options are read from ``ctx``."""
-    from initaudit.cli.audit import check_directory, settings_of
+    from initaudit.cli.audit import check_writable, settings_of
     from initaudit.cli.expression import parse_expression
     from initaudit.cli.progress import Progress
     from initaudit.report.fix import cure_exit_code
 
     settings = settings_of(ctx, config)
     if write is not None:
-        check_directory("--write", write)
+        check_writable("--write", write, settings.targets)
     given = ctx.get_parameter_source("seeds") is ParameterSource.COMMANDLINE
     keep = parse_expression(keyword) if keyword else lambda name: True
     with Progress(no_color=settings.no_color, quiet=settings.quiet) as progress:

@@ -111,8 +111,8 @@ def _probe(
     """The trace of one run, and whether an output depends on the signal."""
     started = time.perf_counter()
     merger = None if ranks is None else Merger(ranks)
-    losses = (loss,) if isinstance(loss, nn.Module) else ()
-    with earlier_objects_left_alone(), unchanged(model, seed, losses) as snapshot, resharded(model), _eager():
+    kept = unchanged(model, seed, _modules_in(loss))
+    with earlier_objects_left_alone(), kept as snapshot, resharded(model), _eager():
         _use_batch_statistics(model)
         statistics = Statistics(seed) if merger is None else merger.statistics(seed)
         readings = Readings()
@@ -242,6 +242,12 @@ def _backward(
         except Exception as error:
             raise user_error("backward", "the backward pass failed", error) from error
     return gradients, []
+
+
+def _modules_in(loss: Loss | None) -> list[nn.Module]:
+    """The modules that a loss is, belongs to, or was written around."""
+    cells = (cell.cell_contents for cell in getattr(loss, "__closure__", None) or ())
+    return [value for value in (loss, getattr(loss, "__self__", None), *cells) if isinstance(value, nn.Module)]
 
 
 def _advice(error: Exception) -> str:

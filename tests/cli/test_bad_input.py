@@ -97,6 +97,8 @@ def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Invoke]:
         pytest.param(["model.py::Net", "--loss", "nowhere"], 4, ["nowhere"], id="malformed-loss"),
         pytest.param(["model.py::Net", "--device", "cuda:99"], 4, ["'cuda:99' cannot be used"], id="absent-device"),
         pytest.param(["model.py::Net", "--device", "gpu"], 4, ["'gpu'; expected auto, cpu"], id="unknown-device"),
+        pytest.param(["model.py::Net", "--output", "./model.py"], 4, ["would replace the file"], id="audited-output"),
+        pytest.param(["fix", "model.py::Net", "--write", "model.py"], 4, ["would replace the file"], id="audited-fix"),
         pytest.param(["model.py::Net", "--select", "IA7"], 4, ["unknown rule 'IA7'"], id="unknown-code"),
     ],
 )

@@ -119,3 +119,19 @@ def test_through_a_worker_of_its_own(tmp_path: Path) -> None:
     text = " ".join(run.stdout.split())
     assert "3 draws with seeds 0 to 2, layers as with seed 0" in text
     assert "in 1 of 3 draws (seed 2): an unlucky draw" in text
+
+
+def test_what_a_file_makes_on_import_follows_the_seed(tmp_path: Path) -> None:
+    path = tmp_path / "made.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\n\nmodel = nn.Linear(8, 4)\ninitaudit_inputs = torch.randn(16, 8)\n",
+        encoding="utf-8",
+    )
+
+    def figures(*arguments: str) -> list[Any]:
+        command = [sys.executable, "-m", "initaudit", str(path), "--format", "json", *arguments]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        (audit,) = json.loads(run.stdout)["audits"]
+        return audit["layers"]
+
+    assert figures() == figures() != figures("--seed", "1")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pack_sequence
 
-from initaudit.target.tree import map_tensors, summary
+from initaudit.target.tree import map_tensors, summary, tensors_within
 
 Pair = namedtuple("Pair", "left right")
 
@@ -71,3 +71,20 @@ def test_a_packed_sequence_stays_packed():
 )
 def test_summaries(value, expected):
     assert summary(value) == expected
+
+
+def test_objects_are_copied_with_what_they_hold():
+    class Graph:
+        def __init__(self):
+            self.x, self.parts, self.whole = torch.ones(2), [Batch(torch.ones(2))], self
+
+    class Plain:
+        size = 3
+
+    graph, plain = Graph(), Plain()
+    mapped = double([graph, graph, plain])
+    assert mapped[0] is mapped[1] is mapped[0].whole is not graph
+    assert mapped[2] is plain  # without a tensor it stays the one that it was
+    assert [t.tolist() for t in (mapped[0].x, mapped[0].parts[0].x, graph.x)] == [[2, 2], [2, 2], [1, 1]]
+    assert len(list(tensors_within(graph))) == 2
+    assert list(tensors_within(graph, objects=False)) == []
