@@ -92,6 +92,12 @@ def chosen_law(layer: Layer) -> str:
     return "uniform" if "uniform" in init and not default else "normal"
 
 
+def plain_call(layer: Layer, std: float) -> Call:
+    """The call that draws with ``std``, by the law the author chose, whatever the shape."""
+    law = chosen_law(layer)
+    return _plain("normal" if law == "orthogonal" else law, std)
+
+
 def _plain(law: str, std: float) -> Call:
     if law == "uniform":
         bound = math.sqrt(3) * std

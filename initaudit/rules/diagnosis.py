@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from initaudit.advice.computed import Computed, reaching
 from initaudit.advice.recommend import advise
 from initaudit.records import Advice, Finding, Severity, Trace
 from initaudit.rules.base import Observation, Rule
@@ -17,13 +18,13 @@ def diagnose_with(rules: Iterable[Rule], trace: Trace) -> tuple[Finding, ...]:
     A finding at a layer that an earlier one explains is kept as a consequence (``root_cause=False``); a mere note on
     such a layer is dropped, since the finding already says it.
     """
-    flow = Flow(trace)
+    flow, computed = Flow(trace), Computed(trace)
     explained: dict[str, Finding] = {}
     findings: list[Finding] = []
     blameless: set[int] = set()
     for rule in rules:
         for seen in rule.check(flow):
-            finding = _finding(rule, seen, root_cause=rule.stands_alone or seen.fqn not in explained)
+            finding = _finding(rule, seen, computed, root_cause=rule.stands_alone or seen.fqn not in explained)
             if finding.severity is Severity.NOTE and not finding.root_cause:
                 continue
             if seen.layer is None and seen.code is None:
@@ -37,7 +38,7 @@ def diagnose_with(rules: Iterable[Rule], trace: Trace) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda f: (f.severity.rank, not f.root_cause, order[id(f)])))
 
 
-def _finding(rule: Rule, seen: Observation, *, root_cause: bool) -> Finding:
+def _finding(rule: Rule, seen: Observation, computed: Computed, *, root_cause: bool) -> Finding:
     return Finding(
         code=rule.code,
         name=rule.name,
@@ -49,13 +50,13 @@ def _finding(rule: Rule, seen: Observation, *, root_cause: bool) -> Finding:
         unit=rule.limit.unit,
         root_cause=root_cause,
         affected=seen.affected,
-        advice=_advice(seen),
+        advice=_advice(seen, computed),
     )
 
 
-def _advice(seen: Observation) -> Advice | None:
+def _advice(seen: Observation, computed: Computed) -> Advice | None:
     if seen.code is not None:
         return Advice(scheme=seen.code.partition("(")[0].removeprefix("nn.init."), gain=None, std=None, code=seen.code)
     if seen.layer is None or not seen.layer.calls:  # without a run nobody knows what follows a layer, nor its gain
         return None
-    return advise(seen.layer, gain=seen.gain)
+    return reaching(advise(seen.layer, gain=seen.gain), seen.layer, computed)

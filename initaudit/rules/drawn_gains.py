@@ -46,7 +46,7 @@ from initaudit.rules.flow import Flow
 from initaudit.rules.laws import Laws, trained
 from initaudit.rules.not_random import looks_drawn
 from initaudit.rules.paths import listing, owners
-from initaudit.rules.wording import figure
+from initaudit.rules.wording import figure, parameter_at
 
 _LIMIT = 0.5
 _CHANNELS = 8
@@ -67,7 +67,7 @@ def check(flow: Flow) -> Iterator[Observation]:
             f"turns the sign of half of the channels and shrinks them all{more}",
             observed=abs(first.mean) / first.rms,
             affected=names[1:],
-            code=f'nn.init.ones_(m.get_parameter("{first.fqn}"))',
+            code=f"nn.init.ones_({parameter_at(first.fqn)})",
         )
 
 
