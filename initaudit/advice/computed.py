@@ -75,6 +75,8 @@ class Computed:
 def reaching(advice: Advice, layer: Layer, computed: Computed) -> Advice | None:
     """``advice`` as a line that changes the weight as it is used; ``None`` where no line is known that does."""
     name, at = layer.weight.fqn, layer.weight_access
+    if advice.std is not None and not math.isfinite(advice.std):
+        return None  # no weight brings back what the function behind the layer takes away
     if name in computed.spectral:
         std = 1 / math.sqrt(max(layer.weight.shape[0], math.prod(layer.weight.shape[1:])))
         why = f"Spectral normalization divides the weight: {SPECTRAL}."

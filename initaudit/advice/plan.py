@@ -54,7 +54,8 @@ class Planner:
     def plan(self, reach: Reach) -> tuple[Setting, ...]:
         """A setting for each parameter that shall change, in the order of the trace's layers; often empty."""
         around = Surroundings(self.trace)
-        planned = list(self._settings(around, _named(self.findings), reach))
+        wanted = self._settings(around, _named(self.findings), reach)
+        planned = [s for s in wanted if math.isfinite(s.value)]  # no weight outweighs a function that gives zeros alone
         whole = {setting.parameter for setting in planned}
         advised = self._advised(around) if self.follows_advice else ()
         chosen: dict[tuple[str, tuple[int, int] | None], Setting] = {}

@@ -51,6 +51,15 @@ def test_gains_of_the_first_the_inner_and_the_last_layer(phi: object, gains: tup
         assert found[f"{name}.weight"].value * 8 == pytest.approx(gain, rel=1e-3)
 
 
+@pytest.mark.parametrize("phi", [torch.sign, lambda x: F.relu(x - 1e3)], ids=["no slope", "nothing but zeros"])
+def test_a_function_that_no_weight_outweighs_asks_for_no_infinite_one(phi: Callable[[Tensor], Tensor]) -> None:
+    report = audit(Stack(phi, depth=4), vectors())
+    for reach in Reach:
+        settings = Planner(report.trace, report.findings).plan(reach)
+        assert all(math.isfinite(s.value) for s in settings)
+    assert all(f.advice is None or f.advice.std is None or math.isfinite(f.advice.std) for f in report.findings)
+
+
 def test_a_named_layer_is_set_and_its_neighbours_are_not() -> None:
     model = Stack(F.relu, depth=6)
     found = plan(model, vectors(), alarm("layers.2", "layers.4"), reach=Reach.NAMED)
