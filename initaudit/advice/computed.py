@@ -86,7 +86,7 @@ def reaching(advice: Advice, layer: Layer, computed: Computed) -> Advice | None:
     if not computed.is_out_of_reach(layer):
         return advice
     if computed.is_part(layer) and advice.std is not None and advice.scheme != "zeros_":
-        call = plain_call(layer, advice.std)  # torch.nn.init would read a fan_in off the shape of the whole
+        call = plain_call(layer.weight, advice.std)  # torch.nn.init would read a fan_in off the shape of the whole
         return replace(advice, scheme=call.scheme, code=f"nn.init.{call.scheme}({at}, {call.arguments})")
     return None
 

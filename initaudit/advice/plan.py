@@ -132,6 +132,10 @@ class Planner:
         notes = [f for f in self.findings if f.severity is Severity.NOTE and f.name == "symmetric-units"]
         return frozenset(name for note in notes for name in (note.fqn, *note.affected))
 
+    @cached_property
+    def _multiplied(self) -> frozenset[str]:
+        return frozenset(layer.weight.fqn for layer in self.trace.layers if not is_embedding(layer))
+
     def _is_root(self, layer: Layer) -> bool:
         """Whether a finding is about this very layer."""
         alarms = (f for f in self.findings if f.severity is not Severity.NOTE and f.root_cause)
@@ -145,6 +149,8 @@ class Planner:
             yield from recurrent_settings(layer, self.trace)
             return
         if is_embedding(layer) and reach > Reach.OFFSETS:
+            if layer.weight.fqn in self._multiplied:
+                return  # a head too, which is the stricter of the two
             advice = advise(layer)
             setting = from_advice(advice, frozenset(p.fqn for p in self.trace.parameters))
             if setting is not None and differs(layer.weight, setting):

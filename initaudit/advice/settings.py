@@ -11,6 +11,7 @@ from initaudit.records import Advice, Layer
 
 CENTRE = "centre"  # a bias that takes off what a mean input adds: -value * weight.sum(arguments), or all but dim 0
 LENGTH = "length"  # the norms of the rows of a direction, which weight normalization keeps apart from it
+OFF_MEAN = 5.0  # standard errors that the mean of a weight may be away from zero
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,10 @@ from dataclasses import replace
 from initaudit.advice.computed import SPECTRAL, norm_arguments
 from initaudit.advice.depth import gains_for, mean_of
 from initaudit.advice.recommend import Call, call_for, torch_reads_fan_in
-from initaudit.advice.settings import CENTRE, LENGTH, Setting, constant, drawn
+from initaudit.advice.settings import CENTRE, LENGTH, OFF_MEAN, Setting, constant, drawn
 from initaudit.advice.surroundings import Surroundings
 from initaudit.records import Activation, Layer, Parameter, Trace
 
-OFF_MEAN = 5.0  # standard errors that the mean of a weight may be away from zero
 STANDARD_ERRORS = 4.0  # that a std may be away from the plan's and still be the plan's
 SAME = 0.02  # gains closer than this are one
 

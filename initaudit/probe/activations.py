@@ -111,7 +111,7 @@ class ActivationFinder:
         return node.is_number or (node.name == "parameter" and sum(n > 1 for n in node.shape) <= 1)
 
     def _unscaled(self, end: int, root: int, region: list[int]) -> int:
-        """``end``, or what a learned factor or a zero behind the function multiplies: ReZero's starts at zero as well."""
+        """``end``, or what a zero or a learned factor behind the function multiplies, which may start at zero."""
         while self._nodes[end].name in ops.MULS:
             factors = self._nodes[end].inputs
             bent = [i for i in factors if i in region and self._bends(i, root, region)]

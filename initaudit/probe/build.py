@@ -86,6 +86,7 @@ class RecordBuilder:
         if (
             owner is not None
             and node.role is not Role.EMBEDDING
+            and not _is_lookup(owner)  # a table that is multiplied
             and node.name not in ops.PRODUCTS
             and parameter is not None
         ):
@@ -105,7 +106,7 @@ class RecordBuilder:
         fans = torch_fans(weight.shape) if len(weight.shape) >= 2 else None
         return Layer(
             fqn=fqn,
-            kind=type(owner).__name__ if is_module else node.name.strip("_"),
+            kind=_kind(owner, node) if is_module else node.name.strip("_"),
             fan_in=fan_in,
             fan_out=fan_out,
             weight=weight,
@@ -227,6 +228,16 @@ def _owner(parameter: str) -> str:
     """The fqn of the module that a parameter belongs to, past torch's parametrizations."""
     owner = parameter.rpartition(".")[0]
     return owner.split(".parametrizations.")[0].removesuffix(".parametrizations")
+
+
+def _kind(owner: nn.Module | None, node: Node) -> str:
+    """The name of the layer's class, or how it is called where only one of the two is a lookup."""
+    as_named = _is_lookup(owner) == (node.role is Role.EMBEDDING)
+    return type(owner).__name__ if as_named else node.name.strip("_")
+
+
+def _is_lookup(module: nn.Module | None) -> bool:
+    return "embedding" in type(module).__name__.casefold()
 
 
 def _leaf(parameter: str) -> str:

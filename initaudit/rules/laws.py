@@ -75,9 +75,10 @@ class Laws:
 
     @cached_property
     def embeddings(self) -> set[str]:
-        """The names of weights that are looked up, tied heads included."""
+        """The names of weights that are looked up, tied heads included; also softly, as a mean that softmax weighs."""
         ops = self.trace.ops
-        return {v.weight.fqn for v in self.trace.layers for call in v.calls if ops[call.op].role is Role.EMBEDDING}
+        calls = ((layer.weight.fqn, call) for layer in self.trace.layers for call in layer.calls)
+        return {fqn for fqn, call in calls if ops[call.op].role is Role.EMBEDDING or _is_weighed(ops, call.input_op)}
 
     @cached_property
     def biases(self) -> list[Parameter]:
@@ -197,6 +198,13 @@ def _is_normalized(ops: Sequence[Op], i: int) -> bool:
     while ops[i].role is Role.VIEW and ops[i].inputs:
         i = ops[i].inputs[0]
     return ops[i].role is Role.NORM
+
+
+def _is_weighed(ops: Sequence[Op], i: int | None) -> bool:
+    """Whether op ``i`` shows the shares that a softmax gives."""
+    while i is not None and ops[i].role is Role.VIEW and ops[i].inputs:
+        i = ops[i].inputs[0]
+    return i is not None and "softmax" in ops[i].name and "log" not in ops[i].name
 
 
 def _shared(parameters: Sequence[Parameter]) -> float | None:

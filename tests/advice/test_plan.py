@@ -60,6 +60,23 @@ def test_a_function_that_no_weight_outweighs_asks_for_no_infinite_one(phi: Calla
     assert all(f.advice is None or f.advice.std is None or math.isfinite(f.advice.std) for f in report.findings)
 
 
+class OneTable(nn.Module):
+    """A table that is looked up and multiplied by the one module that owns it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 64)
+        nn.init.normal_(self.embed.weight, std=5.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.embed(x), self.embed.weight)
+
+
+def test_a_table_that_is_multiplied_too_has_the_std_of_a_head() -> None:
+    found = plan(OneTable(), torch.randint(50, (4, 9)))
+    assert found["embed.weight"].value == pytest.approx(1 / 8)
+
+
 def test_a_named_layer_is_set_and_its_neighbours_are_not() -> None:
     model = Stack(F.relu, depth=6)
     found = plan(model, vectors(), alarm("layers.2", "layers.4"), reach=Reach.NAMED)

@@ -101,6 +101,7 @@ def test_embedding_weight_used_as_head_by_hand() -> None:
     model = Call(lambda m, x: F.linear(m.embed(x), m.embed.weight), embed=nn.Embedding(50, 16))
     report = audit(model, torch.randint(50, (4, 7), generator=torch.Generator().manual_seed(0)))
     assert [op.role for op in report.trace.ops if op.layer] == [Role.EMBEDDING, Role.LAYER]  # type: ignore[union-attr]
+    assert [layer.kind for layer in report.layers] == ["Embedding", "linear"]
 
 
 @pytest.mark.parametrize(
