@@ -109,11 +109,12 @@ class Planner:
                 yield from length_setting(layer, around)
 
     def _alike(self, setting: Setting, finding: Finding) -> Iterator[str]:
-        """The same parameter of what the finding affects: a gain of each norm, say."""
-        leaf = _leaf(setting.parameter)
-        for parameter in self.trace.parameters if setting.rows is None else ():
+        """The same parameter of what the finding affects (a gain of each norm, say), and what it affects itself."""
+        leaf, weights = _leaf(setting.parameter), {layer.weight.fqn for layer in self.trace.layers}
+        for parameter in self.trace.parameters if setting.rows is None and not setting.draws else ():
             owner, _, name = parameter.fqn.rpartition(".")
-            if owner in finding.affected and name == leaf and not setting.draws:
+            alike = (owner in finding.affected and name == leaf) or parameter.fqn in finding.affected
+            if alike and parameter.fqn not in weights:
                 yield parameter.fqn
 
     @property
