@@ -28,7 +28,8 @@ DCGAN (`N(1, 0.02)`), are no finding.
 ## Limit and where it comes from
 
 A mean below half of the rms, over at least eight channels: independent values around one never come near it, and those
-around zero only exceed it by chance once in a hundred thousand for 64 channels.
+around zero only exceed it by chance once in a hundred thousand for 64 channels. A vector that multiplies a norm's
+output is its gain only where nothing else reads that output: the skip of a state space (`D * u` beside `S(u)`) is none.
 
 ## References
 
