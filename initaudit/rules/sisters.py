@@ -35,7 +35,7 @@ class Odd:
     is_bound: bool = False
 
 
-def sisters(laws: Laws) -> list[list[Parameter]]:
+def sisters(laws: Laws) -> list[Sequence[Parameter]]:
     """Parameters of one role in repeated blocks; but for weights also of one shape, and weights of one kind of layer.
 
     A bias is compared with those beside weights of one shape, whose fan-in its law follows.
@@ -51,7 +51,34 @@ def sisters(laws: Laws) -> list[list[Parameter]]:
             theirs = beside.get(module_of(parameter.fqn), ()) if shape else ()
             groups.setdefault((role, dims, shape, theirs), []).append(parameter)
     # Among consecutive layers three must agree against the odd one.
-    return [members for (role, *_), members in groups.items() if len(members) > (3 if _is_plain(role) else 1)]
+    found = (members for (role, *_), members in groups.items() if len(members) > (3 if _is_plain(role) else 1))
+    return [part for members in found for part in _by_place(members)]
+
+
+def _by_place(members: Sequence[Parameter]) -> list[Sequence[Parameter]]:
+    """``members`` by their place within the repeated block, where places differ and blocks agree on each: as roles do.
+
+    Two thirds of three blocks or more must agree; what is numbered once has no place within anything.
+    """
+    paths = [p.fqn.split(".") for p in members]
+    differing = [i for i, names in enumerate(zip(*paths, strict=True)) if len(set(names)) > 1]
+    if len(differing) < 2:
+        return [members]
+    places: dict[str, list[Parameter]] = {}
+    for parameter, path in zip(members, paths, strict=True):
+        places.setdefault(path[differing[-1]], []).append(parameter)
+    usual = [median(p.rms for p in part) for part in places.values()]
+    if all(_is_one(rms, usual[0]) for rms in usual):
+        return [members]
+    agree = all(
+        len(part) > 2 and sum(_is_one(p.rms, rms) for p in part) >= _MAJORITY * len(part) - 1e-9
+        for part, rms in zip(places.values(), usual, strict=True)
+    )
+    return [*places.values()] if agree else [members]
+
+
+def _is_one(rms: float, other: float) -> bool:
+    return rms == other or near(rms, other)
 
 
 def _is_plain(role: str) -> bool:

@@ -40,11 +40,12 @@ rule for this model.
 
 A factor of 1.25 in rms (1.5 among several shapes) and six standard errors of it, `sqrt((kurtosis - 1) / 4N)` for `N`
 values, while at least two thirds of the equals agree with each other to a tenth. Stacks whose scale changes with depth
-on purpose do not agree, and are left alone; so is a weight that fits the variance rule among others that fit it. A
-layer whose input has passed another activation than the inputs of its equals, as that of a first layer has passed none,
-is asked for another gain and another bias: its weight may differ by as much as common rules do, twice at most, and its
-bias may be zero where theirs are not. Blocks with a way around them may start closed, at zero, and those without not.
-Blocks of other parts that keep torch's default are other code's.
+on purpose do not agree, and are left alone; so is a weight that fits the variance rule among others that fit it. Layers
+at different places of a block are no equals where three blocks or more agree place by place. A layer whose
+input has passed another activation than the inputs of its equals, as that of a first layer has passed none, is asked
+for another gain and another bias: its weight may differ by as much as common rules do, twice at most, and its bias may
+be zero where theirs are not. Blocks with a way around them may start closed, at zero, and those without not. Blocks of
+other parts that keep torch's default are other code's.
 Without sisters: four times outside of all that Glorot's and He's rules and torch's default give with either fan, as it
 is or as `torch.nn.init` reads it, or twice and four times the std that most weights of the model have, and shared with
 no other weight; a weight that is computed has the scale of its computation, and a table that softmax weights choose

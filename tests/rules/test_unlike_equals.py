@@ -400,3 +400,30 @@ def test_all_findings_on_a_layer_advise_one_cure(width: int) -> None:
     assert "IA503" in {f.code for f in found}
     assert len({f.code for f in found}) > 1
     assert len({f.advice.code for f in found if f.advice}) == 1
+
+
+class Coupled(nn.Module):
+    """Blocks of two layers each, the last of which starts small, as those of nflows do; ``extra`` more in between."""
+
+    def __init__(self, blocks: int, extra: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(nn.ModuleList(nn.Linear(64, 64) for _ in range(2 + extra)) for _ in range(blocks))
+        for block in self.blocks:
+            nn.init.uniform_(block[-1].weight, -1e-3, 1e-3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            y = x
+            for layer in block:
+                y = layer(torch.relu(y))
+            x = x + y
+        return x
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_places_in_a_block_are_roles_where_all_blocks_agree(extra: int) -> None:
+    model = Coupled(8, extra)
+    assert not odd(model)
+    nn.init.uniform_(model.blocks[3][0].weight, -0.5, 0.5)
+    assert [f.fqn for f in odd(model)] == ["blocks.3.0"]
