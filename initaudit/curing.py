@@ -152,7 +152,12 @@ class _Workshop:
             for name, p in self.model.named_parameters()
             if p.numel() and _is_constant(p)
         }
-        return init_function(outcome.settings, self.facts, constants, title=self.title)
+        code = init_function(outcome.settings, self.facts, constants, title=self.title)
+        try:  # here, and not in an attempt, where it would pass for a cure that does not help
+            compile(code, "<init_weights>", "exec")
+        except SyntaxError as error:
+            raise RuntimeError(f"the code of the cure is no Python, a bug in initaudit: {error}\n{code}") from error
+        return code
 
     @property
     def facts(self) -> tuple[ModuleFact, ...]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from initaudit.errors import AuditError, UnknownLayerError
-from initaudit.probe.build import module_access
+from initaudit.probe.access import module_access, parameter_access
 from initaudit.probe.checkpoint import is_checkpoint, read_tensors
 from initaudit.probe.deferred import Deferred
 from initaudit.probe.restore import random_state
@@ -43,6 +43,7 @@ class Stored:
     aliases: tuple[str, ...] = ()
     module: nn.Module | None = None
     access: str = ""
+    weight_access: str = ""
     requires_grad: bool = True
     unwritten: Callable[[], bool] = lambda: False
 
@@ -133,7 +134,8 @@ def _of_model(target: Target, seed: int) -> Iterator[Stored]:
             partial(maker.make, parameter),
             tuple(n for n in names[id(parameter)] if n != name),
             modules[owner],
-            f"{module_access(modules, owner)}.{leaf}",
+            module_access(modules, owner),
+            parameter_access(modules, owner, leaf),
             parameter.requires_grad,
             partial(unwritten, name) if target.is_factory else lambda: False,
         )
@@ -191,8 +193,8 @@ def _described(item: Stored, tensor: Tensor) -> tuple[Parameter, Layer | None]:
         weight=parameter,
         bias=None,
         calls=(),
-        access=item.access.rpartition(".")[0],
-        weight_access=item.access,
+        access=item.access,
+        weight_access=item.weight_access,
         torch_fan_in=plain[0],
         torch_fan_out=plain[1],
     )

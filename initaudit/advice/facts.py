@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from initaudit.probe.build import module_access
+from initaudit.probe.access import member, module_access
 
 PARAMETRIZED = ' and hasattr(module, "parametrizations")'  # behind the test of the class
 _CONTAINERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)  # own no parameter, but their subclasses may
@@ -19,7 +19,8 @@ class ModuleFact:
 
     ``parameters`` has, for each parameter of its own by attribute, the first name of that tensor in the model; ``None``
     where the attribute is there and is ``None``, as a bias may be. ``assigned`` are the attributes that are computed
-    from parameters by a parametrization of torch's, and may be assigned to.
+    from parameters by a parametrization of torch's, and may be assigned to. ``spelled`` has what stands behind the
+    module's expression to reach an attribute, where that is not its name behind a dot.
     """
 
     fqn: str
@@ -28,6 +29,11 @@ class ModuleFact:
     parameters: dict[str, str | None] = field(default_factory=dict)
     padding_idx: int | None = None
     assigned: frozenset[str] = frozenset()
+    spelled: dict[str, str] = field(default_factory=dict)
+
+    def at(self, leaf: str) -> str:
+        """The expression of an attribute or an entry of the module ``{m}``."""
+        return "{m}" + self.spelled.get(leaf, f".{leaf}")
 
 
 def facts_of(model: nn.Module) -> tuple[ModuleFact, ...]:
@@ -45,7 +51,8 @@ def facts_of(model: nn.Module) -> tuple[ModuleFact, ...]:
         access = "model" + module_access(modules, fqn)[1:]
         padding = getattr(module, "padding_idx", None)
         test = _test(module) + (PARAMETRIZED if behind else "")
-        found.append(ModuleFact(fqn, test, access, {**own, **behind}, padding, frozenset(behind)))
+        spelled = {leaf: text for leaf in own if (text := member(module, leaf)) != f".{leaf}"}
+        found.append(ModuleFact(fqn, test, access, {**own, **behind}, padding, frozenset(behind), spelled))
     tests = {fact.test for fact in found if any(fact.parameters.values())}
     return tuple(fact for fact in found if {fact.test, fact.test.removesuffix(PARAMETRIZED)} & tests)
 

@@ -54,7 +54,8 @@ class Planner:
     def plan(self, reach: Reach) -> tuple[Setting, ...]:
         """A setting for each parameter that shall change, in the order of the trace's layers; often empty."""
         around = Surroundings(self.trace)
-        planned = list(self._settings(around, _named(self.findings), reach))
+        wanted = self._settings(around, _named(self.findings), reach)
+        planned = [s for s in wanted if math.isfinite(s.value)]  # no weight outweighs a function that gives zeros alone
         whole = {setting.parameter for setting in planned}
         advised = self._advised(around) if self.follows_advice else ()
         chosen: dict[tuple[str, tuple[int, int] | None], Setting] = {}
@@ -108,11 +109,12 @@ class Planner:
                 yield from length_setting(layer, around)
 
     def _alike(self, setting: Setting, finding: Finding) -> Iterator[str]:
-        """The same parameter of what the finding affects: a gain of each norm, say."""
-        leaf = _leaf(setting.parameter)
-        for parameter in self.trace.parameters if setting.rows is None else ():
+        """The same parameter of what the finding affects (a gain of each norm, say), and what it affects itself."""
+        leaf, weights = _leaf(setting.parameter), {layer.weight.fqn for layer in self.trace.layers}
+        for parameter in self.trace.parameters if setting.rows is None and not setting.draws else ():
             owner, _, name = parameter.fqn.rpartition(".")
-            if owner in finding.affected and name == leaf and not setting.draws:
+            alike = (owner in finding.affected and name == leaf) or parameter.fqn in finding.affected
+            if alike and parameter.fqn not in weights:
                 yield parameter.fqn
 
     @property
@@ -131,6 +133,10 @@ class Planner:
         notes = [f for f in self.findings if f.severity is Severity.NOTE and f.name == "symmetric-units"]
         return frozenset(name for note in notes for name in (note.fqn, *note.affected))
 
+    @cached_property
+    def _multiplied(self) -> frozenset[str]:
+        return frozenset(layer.weight.fqn for layer in self.trace.layers if not is_embedding(layer))
+
     def _is_root(self, layer: Layer) -> bool:
         """Whether a finding is about this very layer."""
         alarms = (f for f in self.findings if f.severity is not Severity.NOTE and f.root_cause)
@@ -144,6 +150,8 @@ class Planner:
             yield from recurrent_settings(layer, self.trace)
             return
         if is_embedding(layer) and reach > Reach.OFFSETS:
+            if layer.weight.fqn in self._multiplied:
+                return  # a head too, which is the stricter of the two
             advice = advise(layer)
             setting = from_advice(advice, frozenset(p.fqn for p in self.trace.parameters))
             if setting is not None and differs(layer.weight, setting):

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from initaudit.records import Activation, Advice, Layer
+from initaudit.records import Activation, Advice, Layer, Parameter
 from initaudit.theory.variance import std_for, xavier_std
 
 SAME_GAIN = 5e-3  # gains closer than this are one: torch's own names may be used
@@ -66,7 +66,7 @@ def call_for(layer: Layer, activation: Activation | None, gain: float, law: str 
     ``law`` is ``"normal"``, ``"uniform"`` or ``"orthogonal"``; by default the one the author chose.
     """
     std = std_for(gain, layer.fan_in)
-    law = law or chosen_law(layer)
+    law = law or chosen_law(layer.weight)
     if law == "orthogonal" and layer.repeats == 1 and len(layer.weight.shape) >= 2:
         # orthogonal_ gives Var[W] = gain^2 / max(rows, columns), which is fan_in only where a layer does not widen.
         rows, columns = layer.weight.shape[0], math.prod(layer.weight.shape[1:])
@@ -83,13 +83,19 @@ def call_for(layer: Layer, activation: Activation | None, gain: float, law: str 
     return _plain(law, std)
 
 
-def chosen_law(layer: Layer) -> str:
+def chosen_law(parameter: Parameter) -> str:
     """The law the author chose: ``"normal"``, ``"uniform"`` or ``"orthogonal"``; torch's default is nobody's choice."""
-    init = layer.weight.init
+    init = parameter.init
     if init.startswith("orthogonal"):
         return "orthogonal"
     default = init.startswith("kaiming_uniform(a=sqrt(5)") or init == "torch recurrent default"
     return "uniform" if "uniform" in init and not default else "normal"
+
+
+def plain_call(parameter: Parameter, std: float) -> Call:
+    """The call that draws with ``std``, by the law the author chose, whatever the shape."""
+    law = chosen_law(parameter)
+    return _plain("normal" if law == "orthogonal" else law, std)
 
 
 def _plain(law: str, std: float) -> Call:
@@ -129,7 +135,7 @@ def _balanced(layer: Layer) -> bool:
 
 
 def is_embedding(layer: Layer) -> bool:
-    """Whether the layer copies rows of its weight."""
+    """Whether the layer copies rows of its weight, which its kind tells: a table that is multiplied is no embedding."""
     return "embedding" in layer.kind.casefold()
 
 
@@ -146,7 +152,7 @@ def _embedding(layer: Layer, gain: float) -> Advice:
     else:
         std = gain
         rule = "a row is copied, not summed, so Var[z] = Var[w]: the fan of the shape plays no part"
-    call = _plain(chosen_law(layer), std)
+    call = _plain(chosen_law(layer.weight), std)
     why = f"In an embedding {rule}; the std found is {_figure(layer.weight.std)}, {_figure(std)} is right."
     return Advice(call.scheme, gain, std, f"nn.init.{call.scheme}({layer.weight_access}, {call.arguments})", why)
 

@@ -11,6 +11,7 @@ from initaudit.records import Advice, Layer
 
 CENTRE = "centre"  # a bias that takes off what a mean input adds: -value * weight.sum(arguments), or all but dim 0
 LENGTH = "length"  # the norms of the rows of a direction, which weight normalization keeps apart from it
+OFF_MEAN = 5.0  # standard errors that the mean of a weight may be away from zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +61,28 @@ def constant(parameter: str, value: float) -> Setting:
 def from_advice(advice: Advice, parameters: frozenset[str]) -> Setting | None:
     """The setting that a line of advice on a model ``m`` means; ``None`` where it names no known parameter.
 
-    The line is read and never run: ``nn.init.<scheme>(<m's parameter>, ...)``.
+    The line is read and never run: ``nn.init.<scheme>(<m's parameter>, ...)``, or ``<m's weight> = nn.init...`` where
+    a parametrization takes the weight apart. What stands behind a semicolon follows from it.
     """
     try:
-        call = ast.parse(advice.code, mode="eval").body
+        statement = next(iter(ast.parse(advice.code).body), None)
     except SyntaxError:
         return None
+    call = statement.value if isinstance(statement, (ast.Expr, ast.Assign)) else None
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or not call.args:
         return None
     target, *rest = call.args
+    if isinstance(statement, ast.Assign):
+        target = statement.targets[0]
     rows = None
     if isinstance(target, ast.Subscript) and isinstance(target.slice, ast.Slice):
         ends = target.slice.lower, target.slice.upper
         rows = (int(_value(ends[0])) if ends[0] else 0, int(_value(ends[1])) if ends[1] else 0)
         target = target.value
     name = _path(target)
+    if isinstance(statement, ast.Assign):
+        owner, _, leaf = name.rpartition(".")
+        name = f"{owner}.parametrizations.{leaf}.original1".lstrip(".")
     if name not in parameters:
         return None
     scheme = call.func.attr

@@ -104,9 +104,9 @@ class _Writer:
             alike = (fact for fact in self.facts if _holds(group.test, fact))
             guard = any(leaf in fact.parameters and fact.parameters[leaf] is None for fact in alike)
             if guard:
-                yield f"            if module.{leaf} is not None:"
+                yield f"            if {_on('module', group.members[0].at(leaf))} is not None:"
             for line in lines:
-                yield " " * (16 if guard else 12) + line.format(m="module")
+                yield " " * (16 if guard else 12) + _on("module", line)
 
     def _by_name(self, fact: ModuleFact, group: Group, before: Group | None) -> Iterator[str]:
         """The group's statements for one of its modules, but those that the loop ``before`` has made of it already."""
@@ -117,7 +117,7 @@ class _Writer:
                 continue
             for line in lines:
                 plain = _BY_FAN.sub(f"std={self.stds[parameter]:.4g}", line)
-                yield "    " + plain.format(m=fact.access)
+                yield "    " + _on(fact.access, plain)
 
     def _condition(self, group: Group, taken: Sequence[ModuleFact]) -> str:
         """The shortest condition that holds for the group's modules and no other that it must not touch."""
@@ -130,16 +130,16 @@ class _Writer:
             return group.test
         for leaf in group.statements:
             if not any(leaf in fact.parameters for fact in unlike):
-                return f'{group.test} and hasattr(module, "{leaf}")'
+                return f"{group.test} and hasattr(module, {_quoted(leaf)})"
         ends = tuple(dict.fromkeys(f".{name.rpartition('.')[2]}" for name in names))
         if len(ends) <= ENDS and all("." in n for n in names) and not any(n.endswith(ends) for n in barred):
-            listed = ", ".join(f'"{end}"' for end in ends)
+            listed = ", ".join(map(_quoted, ends))
             return f"{group.test} and name.endswith({listed if len(ends) == 1 else f'({listed})'})"
         start = _common_start(names)
         if start and not any(name.startswith(start) for name in barred):
-            return f'{group.test} and name.startswith("{start}")'
+            return f"{group.test} and name.startswith({_quoted(start)})"
         if len(barred) == 1:
-            return f'{group.test} and name != "{barred[0]}"'
+            return f"{group.test} and name != {_quoted(barred[0])}"
         if len(barred) <= FEW or len(barred) < len(names) / 2:
             return f"{group.test} and name not in {_set(barred)}"
         return f"{group.test} and name in {_set(names)}"
@@ -157,6 +157,15 @@ class _Writer:
             )
             for leaf, lines in group.statements.items()
         )
+
+
+def _on(module: str, line: str) -> str:
+    """A statement with the expression of its module; names in it may have braces of their own."""
+    return line.replace("{m}", module)
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if name.isprintable() and not {'"', "\\"} & set(name) else repr(name)
 
 
 def _fills(line: str) -> float | None:
@@ -211,6 +220,6 @@ def _common_start(names: Sequence[str]) -> str:
 
 def _set(names: Sequence[str]) -> str:
     """The names as a set in the code, one to a line where they are many."""
-    quoted = [f'"{name}"' for name in names]
+    quoted = [_quoted(name) for name in names]
     line = "{" + ", ".join(quoted) + "}"
     return line if len(line) < WIDTH / 2 else "{\n" + "".join(f"            {name},\n" for name in quoted) + "        }"

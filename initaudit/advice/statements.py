@@ -62,14 +62,15 @@ def grouped(wanted: Mapping[str, list[Setting]], facts: Iterable[ModuleFact]) ->
 
 def _looped(statements: dict[str, Statements], fact: ModuleFact) -> dict[str, Statements]:
     """One loop over the parameters of a list or of a recurrence, where those of one kind start alike."""
-    plain = {tuple(line.replace(f"{{m}}[{leaf}]", "tensor") for line in lines) for leaf, lines in statements.items()}
-    if len(plain) == 1 and len(statements) == len(fact.parameters) > FEW and all(leaf.isdigit() for leaf in statements):
+    plain = {tuple(line.replace(fact.at(leaf), "tensor") for line in lines) for leaf, lines in statements.items()}
+    is_list = all(fact.at(leaf) == f"{{m}}[{leaf}]" for leaf in statements)
+    if is_list and len(plain) == 1 and len(statements) == len(fact.parameters) > FEW:
         return {next(iter(statements)): ("for tensor in {m}:", *(f"    {line}" for line in plain.pop()))}
     found = {leaf: _KIND.match(leaf) for leaf in fact.parameters}
     kinds = {leaf: match[0] for leaf, match in found.items() if match and leaf in statements}
     by_kind: dict[str, set[Statements]] = {}
     for leaf, kind in kinds.items():
-        by_kind.setdefault(kind, set()).add(tuple(line.replace(f"{{m}}.{leaf}", "tensor") for line in statements[leaf]))
+        by_kind.setdefault(kind, set()).add(tuple(line.replace(fact.at(leaf), "tensor") for line in statements[leaf]))
     every = [leaf for leaf, match in found.items() if match and match[0] in by_kind]
     alike = all(len(forms) == 1 for forms in by_kind.values()) and set(every) == set(statements)
     if not alike or len(every) <= len(by_kind):
@@ -83,14 +84,14 @@ def _looped(statements: dict[str, Statements], fact: ModuleFact) -> dict[str, St
 
 def _lines(setting: Setting, leaf: str, fact: ModuleFact) -> Iterator[str]:
     """The statements of one setting, with ``{m}`` for the module."""
-    at = _at(leaf)
+    at = fact.at(leaf)
     note = f"  # {setting.note}" if setting.note else ""
     if setting.scheme == CENTRE:
         sums = f"sum({setting.arguments})" if setting.arguments else "flatten(1).sum(1)"
-        yield f"{at}.copy_({-setting.value:g} * {_at(_attribute(setting.of))}.{sums}){note}"
+        yield f"{at}.copy_({-setting.value:g} * {fact.at(_attribute(setting.of))}.{sums}){note}"
         return
     if setting.scheme == LENGTH:
-        yield f"{at}.copy_(torch.norm_except_dim({_at(_attribute(setting.of))}, {setting.arguments})){note}"
+        yield f"{at}.copy_(torch.norm_except_dim({fact.at(_attribute(setting.of))}, {setting.arguments})){note}"
         return
     if setting.rows is not None:
         at += f"[{setting.rows[0]}:{setting.rows[1]}]"
@@ -108,11 +109,6 @@ def _lines(setting: Setting, leaf: str, fact: ModuleFact) -> Iterator[str]:
         yield f"nn.init.{setting.scheme}({', '.join(filter(None, (at, arguments)))}){note}"
     if setting.draws and fact.padding_idx is not None:
         yield f"nn.init.zeros_({at}[{fact.padding_idx}])  # padding"
-
-
-def _at(leaf: str) -> str:
-    """The expression of an attribute or an entry of the module ``{m}``."""
-    return f"{{m}}.{leaf}" if leaf.isidentifier() else f"{{m}}[{leaf}]" if leaf.isdigit() else f'{{m}}["{leaf}"]'
 
 
 def _owner(parameter: str) -> str:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 
+from initaudit.advice.computed import Computed
 from initaudit.advice.depth import RMS_BAND
 from initaudit.advice.padding import kept
-from initaudit.records import Activation, Layer, Op, Parameter, Role, Trace
+from initaudit.records import Activation, Layer, Op, Role
 from initaudit.rules import paths
 from initaudit.rules.paths import KEPT
 
 _TRANSPOSED = ("t", "T", "mT", "transpose")  # names of views that turn a matrix
 
 
-@dataclass
-class Surroundings:
+class Surroundings(Computed):
     """A trace with what the plan asks of its graph."""
-
-    trace: Trace
 
     def activation_before(self, layer: Layer) -> Activation | None:
         """The activation that the input of the layer's first call has come through since the layer before it."""
@@ -60,43 +57,6 @@ class Surroundings:
             else:
                 found.add(op.layer if op.role is Role.LAYER else None)
         return found.pop() if len(found) == 1 else None
-
-    @cached_property
-    def lengths(self) -> dict[str, Parameter]:
-        """The lengths that weight normalization keeps apart, by the name of the direction (Salimans & Kingma 2016)."""
-        found = {}
-        for op in self.trace.ops:
-            if op.name.endswith("weight_norm") and len(op.parameters) == 2:
-                direction, length = (self._stored.get(name) for name in op.parameters)
-                if direction is not None and length is not None and length.requires_grad:
-                    found[direction.fqn] = length
-        return found
-
-    @cached_property
-    def spectral(self) -> frozenset[str]:
-        """The names of weights that are divided by their largest singular value, found by power iteration."""
-        names: dict[str, set[str]] = {}
-        for op in self.trace.ops:
-            if not op.moving and len(op.parameters) == 1:
-                names.setdefault(op.parameters[0], set()).add(op.name)
-        return frozenset(name for name, found in names.items() if found >= {"mv", "normalize", "div"})
-
-    @cached_property
-    def _stored(self) -> dict[str, Parameter]:
-        return {p.fqn: p for p in self.trace.parameters}
-
-    def has_gain(self, layer: Layer) -> bool:
-        """Whether what the weight is drawn with is what it has."""
-        return not self.is_out_of_reach(layer) and layer.weight.fqn not in self.spectral
-
-    def is_out_of_reach(self, layer: Layer) -> bool:
-        """Whether no parameter is the weight, which is computed from some in a way that no plan is made for."""
-        name = layer.weight.fqn
-        stored = self._stored.get(name)
-        if stored is None or stored.shape != layer.weight.shape:
-            return True
-        computed = stored.rms != layer.weight.rms and not math.isnan(stored.rms)
-        return computed and name not in self.lengths and name not in self.spectral
 
     @cached_property
     def depths(self) -> dict[str, int]:

@@ -13,13 +13,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from initaudit.advice.computed import SPECTRAL, norm_arguments
 from initaudit.advice.depth import gains_for, mean_of
 from initaudit.advice.recommend import Call, call_for, torch_reads_fan_in
-from initaudit.advice.settings import CENTRE, LENGTH, Setting, constant, drawn
+from initaudit.advice.settings import CENTRE, LENGTH, OFF_MEAN, Setting, constant, drawn
 from initaudit.advice.surroundings import Surroundings
 from initaudit.records import Activation, Layer, Parameter, Trace
 
-OFF_MEAN = 5.0  # standard errors that the mean of a weight may be away from zero
 STANDARD_ERRORS = 4.0  # that a std may be away from the plan's and still be the plan's
 SAME = 0.02  # gains closer than this are one
 
@@ -27,9 +27,8 @@ SAME = 0.02  # gains closer than this are one
 def weight_setting(layer: Layer, around: Surroundings, *, deep: bool) -> Setting:
     """The setting of the weight; ``deep`` asks for what depth asks for, whatever the author chose."""
     if layer.weight.fqn in around.spectral:
-        note = "its largest singular value is one whatever is drawn; so are all of them"
         value = 1 / math.sqrt(max(layer.weight.shape[0], math.prod(layer.weight.shape[1:])))
-        return Setting(layer.weight.fqn, "orthogonal_", value=value, note=note)
+        return Setting(layer.weight.fqn, "orthogonal_", value=value, note=SPECTRAL)
     gain, note = _gain_and_note(layer, around, deep=deep)
     call = call_for(layer, layer.nonlinearity, gain, "orthogonal" if deep and _can_be_orthogonal(layer) else None)
     if call.scheme.startswith("xavier") and (note or is_centred(layer, around)):
@@ -44,11 +43,8 @@ def weight_setting(layer: Layer, around: Surroundings, *, deep: bool) -> Setting
 def length_setting(layer: Layer, around: Surroundings) -> Iterator[Setting]:
     """Under weight normalization the lengths of the rows are a parameter of their own, and start as they were drawn."""
     if length := around.lengths.get(layer.weight.fqn):
-        along = next((i for i, size in enumerate(length.shape) if size == layer.weight.shape[i] > 1), 0)
-        dim = along if length.shape else -1
-        yield Setting(
-            length.fqn, LENGTH, f"2, {dim}", note="weight_norm keeps the lengths of the rows apart", of=layer.weight.fqn
-        )
+        note = "weight_norm keeps the lengths of the rows apart"
+        yield Setting(length.fqn, LENGTH, norm_arguments(layer, length), note=note, of=layer.weight.fqn)
 
 
 def bias_setting(layer: Layer, around: Surroundings) -> Iterator[Setting]:

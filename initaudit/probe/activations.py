@@ -111,15 +111,20 @@ class ActivationFinder:
         return node.is_number or (node.name == "parameter" and sum(n > 1 for n in node.shape) <= 1)
 
     def _unscaled(self, end: int, root: int, region: list[int]) -> int:
-        """``end``, or what a learned factor behind the function multiplies: it may start at zero, as ReZero's does."""
+        """``end``, or what a zero or a learned factor behind the function multiplies, which may start at zero."""
         while self._nodes[end].name in ops.MULS:
             factors = self._nodes[end].inputs
             bent = [i for i in factors if i in region and self._bends(i, root, region)]
             learned = any(self._nodes[i].parameters and not self._nodes[i].live for i in factors)
-            if len(bent) != 1 or not learned:
+            if len(bent) != 1 or not (learned or self._closes(self._nodes[end])):
                 break
             end = bent[0]
         return end
+
+    def _closes(self, product: Node) -> bool:
+        """Whether one factor is the number zero."""
+        numbers = [a for a in product.arguments[0] if isinstance(a, (int, float))]
+        return 0.0 in (*numbers, *(self._numbers.get(id(t)) for t in tensors_in(product.arguments)))
 
     def _leaves(self, i: int, region: list[int]) -> bool:
         return self._nodes[i].output or not self._consumers[i] or any(c not in region for c in self._consumers[i])

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from initaudit.errors import UnknownLayerError
 from initaudit.probe import ops
+from initaudit.probe.access import module_access, parameter_access
 from initaudit.probe.activations import ActivationFinder, Followed
 from initaudit.probe.shards import is_shard, whole
 from initaudit.probe.statistics import Measurement, Statistics
@@ -85,6 +86,7 @@ class RecordBuilder:
         if (
             owner is not None
             and node.role is not Role.EMBEDDING
+            and not _is_lookup(owner)  # a table that is multiplied
             and node.name not in ops.PRODUCTS
             and parameter is not None
         ):
@@ -104,14 +106,14 @@ class RecordBuilder:
         fans = torch_fans(weight.shape) if len(weight.shape) >= 2 else None
         return Layer(
             fqn=fqn,
-            kind=type(owner).__name__ if is_module else node.name.strip("_"),
+            kind=_kind(owner, node) if is_module else node.name.strip("_"),
             fan_in=fan_in,
             fan_out=fan_out,
             weight=weight,
             bias=self.parameter(bias) if bias else None,
             calls=tuple(self._call(n) for n, _ in uses),
             access=access,
-            weight_access=f"{module_access(self._modules, _owner(name))}.{_leaf_access(name)}",
+            weight_access=parameter_access(self._modules, _owner(name), _leaf(name)),
             torch_fan_in=fans[0] if fans else None,
             torch_fan_out=fans[1] if fans else None,
             repeats=repeats,
@@ -228,31 +230,24 @@ def _owner(parameter: str) -> str:
     return owner.split(".parametrizations.")[0].removesuffix(".parametrizations")
 
 
-def _layer_fqn(parameter: str, weights_in_module: int) -> str:
-    """The module's path when the parameter is the one weight of it, else the parameter's own path."""
-    owner = _owner(parameter)
-    leaf = parameter[len(owner) + 1 :] if owner else parameter
-    is_weight = leaf.startswith(("weight", "in_proj_weight", "parametrizations.weight"))
-    return owner if is_weight and owner and weights_in_module == 1 else parameter
+def _kind(owner: nn.Module | None, node: Node) -> str:
+    """The name of the layer's class, or how it is called where only one of the two is a lookup."""
+    as_named = _is_lookup(owner) == (node.role is Role.EMBEDDING)
+    return type(owner).__name__ if as_named else node.name.strip("_")
 
 
-def _leaf_access(parameter: str) -> str:
+def _is_lookup(module: nn.Module | None) -> bool:
+    return "embedding" in type(module).__name__.casefold()
+
+
+def _leaf(parameter: str) -> str:
+    """The rest of the parameter's name, behind that of its module."""
     owner = _owner(parameter)
     return parameter[len(owner) + 1 :] if owner else parameter
 
 
-def module_access(modules: dict[str, nn.Module], fqn: str) -> str:
-    """The Python expression of module ``fqn`` below a model named ``m``: ``m.body[0].attn``."""
-    expression, path = "m", ""
-    for part in fqn.split(".") if fqn else ():
-        parent = modules.get(path)
-        path = f"{path}.{part}" if path else part
-        if part.isdigit() and isinstance(parent, (nn.Sequential, nn.ModuleList)):
-            expression += f"[{part}]"
-        elif isinstance(parent, nn.ModuleDict):
-            expression += f"[{part!r}]"
-        elif part.isidentifier():
-            expression += f".{part}"
-        else:
-            expression = f'{expression}.get_submodule("{part}")'
-    return expression
+def _layer_fqn(parameter: str, weights_in_module: int) -> str:
+    """The module's path when the parameter is the one weight of it, else the parameter's own path."""
+    owner, leaf = _owner(parameter), _leaf(parameter)
+    is_weight = leaf.startswith(("weight", "in_proj_weight", "parametrizations.weight"))
+    return owner if is_weight and owner and weights_in_module == 1 else parameter

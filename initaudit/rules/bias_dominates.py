@@ -44,6 +44,7 @@ from typing import TYPE_CHECKING
 from initaudit.records import Layer, Role, Severity, Trace
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.paths import downstream, listing, multiplies
+from initaudit.rules.wording import zero_bias
 
 if TYPE_CHECKING:
     from initaudit.rules.flow import Flow
@@ -73,12 +74,8 @@ def check(flow: Flow) -> Iterator[Observation]:
             observed=ratio,
             severity=severity,
             affected=rest,
-            code=f"nn.init.zeros_({layer.access}.{_leaf(layer)})",
+            code=zero_bias(layer),
         )
-
-
-def _leaf(layer: Layer) -> str:
-    return layer.bias.fqn.rpartition(".")[2] if layer.bias else "bias"
 
 
 def _ratio(layer: Layer) -> float:

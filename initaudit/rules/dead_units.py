@@ -48,6 +48,7 @@ from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
 from initaudit.rules.liveness import Liveness
 from initaudit.rules.paths import has_way_around
+from initaudit.rules.wording import zero_bias
 from initaudit.theory.variance import dead_unit_probability
 
 _WARN, _FAIL = 0.25, 0.5
@@ -133,7 +134,7 @@ def check(flow: Flow) -> Iterator[Observation]:
         severity=Severity.ERROR if severe else Severity.WARNING,
         affected=tuple(dict.fromkeys(f[0].fqn for f in found if f[0].fqn != layer.fqn)),
         layer=None if reason else layer,
-        code=f"nn.init.zeros_({layer.access}.{bias.fqn.rpartition('.')[2]})" if bias and reason else None,
+        code=zero_bias(layer) if reason else None,
     )
 
 

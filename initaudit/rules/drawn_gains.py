@@ -28,7 +28,8 @@ DCGAN (`N(1, 0.02)`), are no finding.
 ## Limit and where it comes from
 
 A mean below half of the rms, over at least eight channels: independent values around one never come near it, and those
-around zero only exceed it by chance once in a hundred thousand for 64 channels.
+around zero only exceed it by chance once in a hundred thousand for 64 channels. A vector that multiplies a norm's
+output is its gain only where nothing else reads that output: the skip of a state space (`D * u` beside `S(u)`) is none.
 
 ## References
 
@@ -46,7 +47,7 @@ from initaudit.rules.flow import Flow
 from initaudit.rules.laws import Laws, trained
 from initaudit.rules.not_random import looks_drawn
 from initaudit.rules.paths import listing, owners
-from initaudit.rules.wording import figure
+from initaudit.rules.wording import figure, parameter_at
 
 _LIMIT = 0.5
 _CHANNELS = 8
@@ -67,7 +68,7 @@ def check(flow: Flow) -> Iterator[Observation]:
             f"turns the sign of half of the channels and shrinks them all{more}",
             observed=abs(first.mean) / first.rms,
             affected=names[1:],
-            code=f'nn.init.ones_(m.get_parameter("{first.fqn}"))',
+            code=f"nn.init.ones_({parameter_at(first.fqn)})",
         )
 
 

@@ -62,22 +62,38 @@ class Laws:
 
     @cached_property
     def gains(self) -> list[Parameter]:
-        """The gains of normalizations: what a normalization multiplies by, itself or, written by hand, right after."""
+        """The gains of normalizations: what a normalization multiplies by, itself or, written by hand, right after.
+
+        What multiplies a normalized value that something else reads as it is (the skip of a state space) is no gain.
+        """
         ops = self.trace.ops
         names: set[str] = set()
         for op in ops:
             if op.role is Role.NORM:
                 names.update(op.parameters)
-            if op.role is Role.NORM or (op.name.startswith("mul") and any(_is_normalized(ops, i) for i in op.inputs)):
+            if op.role is Role.NORM or (op.name.startswith("mul") and any(self._is_normalized(i) for i in op.inputs)):
                 names.update(*(behind(self.trace, i) for i in op.inputs))
         vectors = (p for p in self.trace.parameters if p.fqn in names and 1 < math.prod(p.shape) == max(p.shape))
         return [p for p in vectors if not is_bias(p)]
 
+    def _is_normalized(self, i: int) -> bool:
+        """Whether op ``i`` shows the output of a normalization, in another dtype or shape perhaps, to one reader."""
+        ops = self.trace.ops
+        while ops[i].role is Role.VIEW and ops[i].inputs and self._readers[i] == 1:
+            i = ops[i].inputs[0]
+        return ops[i].role is Role.NORM and self._readers[i] == 1
+
+    @cached_property
+    def _readers(self) -> Counter[int]:
+        """How many operations read each, by its id."""
+        return Counter(i for op in self.trace.ops for i in set(op.inputs))
+
     @cached_property
     def embeddings(self) -> set[str]:
-        """The names of weights that are looked up, tied heads included."""
+        """The names of weights that are looked up, tied heads included; also softly, as a mean that softmax weighs."""
         ops = self.trace.ops
-        return {v.weight.fqn for v in self.trace.layers for call in v.calls if ops[call.op].role is Role.EMBEDDING}
+        calls = ((layer.weight.fqn, call) for layer in self.trace.layers for call in layer.calls)
+        return {fqn for fqn, call in calls if ops[call.op].role is Role.EMBEDDING or _is_weighed(ops, call.input_op)}
 
     @cached_property
     def biases(self) -> list[Parameter]:
@@ -192,11 +208,11 @@ def _most_shared(values: Sequence[float]) -> tuple[float, int]:
     return math.exp(best), count
 
 
-def _is_normalized(ops: Sequence[Op], i: int) -> bool:
-    """Whether op ``i`` shows the output of a normalization, in another dtype or shape perhaps."""
-    while ops[i].role is Role.VIEW and ops[i].inputs:
+def _is_weighed(ops: Sequence[Op], i: int | None) -> bool:
+    """Whether op ``i`` shows the shares that a softmax gives."""
+    while i is not None and ops[i].role is Role.VIEW and ops[i].inputs:
         i = ops[i].inputs[0]
-    return ops[i].role is Role.NORM
+    return i is not None and "softmax" in ops[i].name and "log" not in ops[i].name
 
 
 def _shared(parameters: Sequence[Parameter]) -> float | None:

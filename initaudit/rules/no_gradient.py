@@ -39,7 +39,8 @@ A warning when the operation leads to an output that has a gradient, and nothing
 meant, and a note, where what is cut off is a straight-through estimator (`x + (q - x).detach()`: the other term carries
 the gradient), where a loss that the model returns is reached without the cut, and where the gradient stops at whole
 numbers that the model returns as well (codes, durations, lengths): these have losses of their own.
-A note, too, when the operation leads to no output that was differentiated (a pooler, an auxiliary head), when the
+A note, too, when the operation leads to no output that was differentiated (a pooler, an auxiliary head) or the output
+is a derivative in which the parameter is no more (the last bias of an energy whose forces are the output), when the
 gradient is zero throughout (behind factors of zero it comes after the first steps; the note says at which), and for
 parts that are frozen.
 
@@ -119,11 +120,33 @@ def _split(trace: Trace, silent: list[Parameter]) -> tuple[list[tuple[Op, Parame
     cut, loose = [], []
     for parameter in silent:
         op = next((o for o in trace.ops if parameter.fqn in o.parameters and o.id in leading), None)
-        if op is not None and op.gradient is None:
+        if op is not None and op.gradient is None and not _falls_away(trace, parameter):
             cut.append((op, parameter))
         else:
             loose.append(parameter)
     return cut, loose
+
+
+def _falls_away(trace: Trace, parameter: Parameter) -> bool:
+    """Whether the gradient comes to what each operation uses beside it, and uses alone: then nothing is cut.
+
+    What the model gives is a derivative, in which a term that the input does not multiply is no more.
+    """
+    readers = _readers(trace, parameter.fqn)
+    found = {p.fqn for p in trace.parameters if p.grad_rms is not None}
+    return bool(readers) and all(
+        any(name in found and _readers(trace, name) == [reader] for name in _used(trace, reader)) for reader in readers
+    )
+
+
+def _readers(trace: Trace, parameter: str) -> list[Op]:
+    return [op for op in trace.ops if parameter in _used(trace, op)]
+
+
+def _used(trace: Trace, op: Op) -> set[str]:
+    """The parameters that are operands of ``op``."""
+    operands = (trace.ops[i] for i in op.inputs)
+    return {name for o in operands if o.role is Role.PARAMETER and not o.inputs for name in o.parameters}
 
 
 def _differentiated(trace: Trace, op: Op) -> bool:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from initaudit.advice.recommend import plain_call
+from initaudit.advice.settings import OFF_MEAN, Setting, constant
 from initaudit.records import Parameter
 from initaudit.rules.drift import SIGNIFICANT
 from initaudit.rules.flow import weight_deviation
@@ -21,14 +23,19 @@ _MAJORITY = 2 / 3
 
 @dataclass(frozen=True, slots=True)
 class Odd:
-    """A parameter unlike its equals, the rms that those have, and the words for them."""
+    """A parameter unlike its equals, the rms that those have, the words for them, and how it should start.
+
+    ``is_bound`` says that ``usual`` is only the end of a range.
+    """
 
     parameter: Parameter
     usual: float
     equals: str
+    start: Setting | None = None
+    is_bound: bool = False
 
 
-def sisters(laws: Laws) -> list[list[Parameter]]:
+def sisters(laws: Laws) -> list[Sequence[Parameter]]:
     """Parameters of one role in repeated blocks; but for weights also of one shape, and weights of one kind of layer.
 
     A bias is compared with those beside weights of one shape, whose fan-in its law follows.
@@ -44,7 +51,34 @@ def sisters(laws: Laws) -> list[list[Parameter]]:
             theirs = beside.get(module_of(parameter.fqn), ()) if shape else ()
             groups.setdefault((role, dims, shape, theirs), []).append(parameter)
     # Among consecutive layers three must agree against the odd one.
-    return [members for (role, *_), members in groups.items() if len(members) > (3 if _is_plain(role) else 1)]
+    found = (members for (role, *_), members in groups.items() if len(members) > (3 if _is_plain(role) else 1))
+    return [part for members in found for part in _by_place(members)]
+
+
+def _by_place(members: Sequence[Parameter]) -> list[Sequence[Parameter]]:
+    """``members`` by their place within the repeated block, where places differ and blocks agree on each: as roles do.
+
+    Two thirds of three blocks or more must agree; what is numbered once has no place within anything.
+    """
+    paths = [p.fqn.split(".") for p in members]
+    differing = [i for i, names in enumerate(zip(*paths, strict=True)) if len(set(names)) > 1]
+    if len(differing) < 2:
+        return [members]
+    places: dict[str, list[Parameter]] = {}
+    for parameter, path in zip(members, paths, strict=True):
+        places.setdefault(path[differing[-1]], []).append(parameter)
+    usual = [median(p.rms for p in part) for part in places.values()]
+    if all(_is_one(rms, usual[0]) for rms in usual):
+        return [members]
+    agree = all(
+        len(part) > 2 and sum(_is_one(p.rms, rms) for p in part) >= _MAJORITY * len(part) - 1e-9
+        for part, rms in zip(places.values(), usual, strict=True)
+    )
+    return [*places.values()] if agree else [members]
+
+
+def _is_one(rms: float, other: float) -> bool:
+    return rms == other or near(rms, other)
 
 
 def _is_plain(role: str) -> bool:
@@ -66,10 +100,27 @@ def odd_ones(laws: Laws, groups: Sequence[Sequence[Parameter]]) -> Iterator[Odd]
             continue
         found = _odd_of_many(members, laws)
         if found and not all(_fits(p, laws) for p in members):
-            yield from (Odd(p, usual, f"its {len(members) - 1} equals in the sister blocks have") for p, usual in found)
+            equals = f"its {len(members) - 1} equals in the sister blocks have"
+            others = [p for p in members if p not in [odd for odd, _ in found]]
+            yield from (Odd(p, usual, equals, _start(p, _nearest(others, usual))) for p, usual in found)
     for odd, right in _agreed(pairs):
         if not (_fits(odd, laws) and _fits(right, laws)):
-            yield Odd(odd, right.rms, "its equal in the sister block has")
+            yield Odd(odd, right.rms, "its equal in the sister block has", _start(odd, right))
+
+
+def _nearest(members: Sequence[Parameter], rms: float) -> Parameter:
+    return min(members, key=lambda p: abs(p.rms - rms))
+
+
+def _start(odd: Parameter, example: Parameter) -> Setting:
+    """What makes of ``odd`` what ``example`` is: one number throughout, or draws of one law around one mean."""
+    if example.constant:
+        return constant(odd.fqn, example.mean)
+    std, count = example.std, math.prod(example.shape)
+    if abs(example.mean) > OFF_MEAN * std / math.sqrt(count):
+        return Setting(odd.fqn, "normal_", f"{example.mean:.4g}, {std:.4g}", std)
+    call = plain_call(example, example.rms)
+    return Setting(odd.fqn, call.scheme, call.arguments, call.std)
 
 
 def _agreed(pairs: Sequence[tuple[Parameter, Parameter]]) -> Iterator[tuple[Parameter, Parameter]]:

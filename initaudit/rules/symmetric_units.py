@@ -53,6 +53,7 @@ from initaudit.records import Layer, Op, Parameter, Role, Severity, Trace
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.liveness import Liveness
 from initaudit.rules.paths import downstream, is_depthwise, is_zero, listing, multiplies, owner
+from initaudit.rules.wording import parameter_at
 
 if TYPE_CHECKING:
     from initaudit.rules.flow import Flow
@@ -124,7 +125,7 @@ def _has_equal_units(layer: Layer) -> bool:
 
 def _cure(parameter: Parameter) -> str:
     """The line that fills a parameter of no layer: a scale or a gain with ones, a factor of a product at random."""
-    at = f'm.get_parameter("{parameter.fqn}")'
+    at = parameter_at(parameter.fqn)
     is_matrix = sum(size > 1 for size in parameter.shape) > 1
     return f"nn.init.kaiming_uniform_({at}, a=5**0.5)" if is_matrix else f"nn.init.ones_({at})"
 

@@ -33,21 +33,24 @@ model[3][1].reset_parameters()
 
 ## Remedy
 
-Initialize it as its equals are; the finding says how. If it is meant, ignore the rule for this model.
+Initialize it as its equals are; the finding says how. A bias without equals shall be zero. If it is meant, ignore the
+rule for this model.
 
 ## Limit and where it comes from
 
 A factor of 1.25 in rms (1.5 among several shapes) and six standard errors of it, `sqrt((kurtosis - 1) / 4N)` for `N`
 values, while at least two thirds of the equals agree with each other to a tenth. Stacks whose scale changes with depth
-on purpose do not agree, and are left alone; so is a weight that fits the variance rule among others that fit it. A
-layer whose input has passed another activation than the inputs of its equals, as that of a first layer has passed none,
-is asked for another gain and another bias: its weight may differ by as much as common rules do, twice at most, and its
-bias may be zero where theirs are not. Blocks with a way around them may start closed, at zero, and those without not.
-Blocks of other parts that keep torch's default are other code's.
+on purpose do not agree, and are left alone; so is a weight that fits the variance rule among others that fit it. Layers
+at different places of a block are no equals where three blocks or more agree place by place. A layer whose
+input has passed another activation than the inputs of its equals, as that of a first layer has passed none, is asked
+for another gain and another bias: its weight may differ by as much as common rules do, twice at most, and its bias may
+be zero where theirs are not. Blocks with a way around them may start closed, at zero, and those without not. Blocks of
+other parts that keep torch's default are other code's.
 Without sisters: four times outside of all that Glorot's and He's rules and torch's default give with either fan, as it
 is or as `torch.nn.init` reads it, or twice and four times the std that most weights of the model have, and shared with
-no other weight; a weight that is computed has the scale of its computation. A last layer that is small is a note:
-outputs near zero are a fair start.
+no other weight; a weight that is computed has the scale of its computation, and a table that softmax weights choose
+from that of its rows. A bias is no odd one where samples differ by more than they have in common behind the function
+that follows: of a sine it is but the phase. A last layer that is small is a note: outputs near zero are a fair start.
 
 ## References
 
@@ -61,13 +64,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 
+from initaudit.advice.settings import Setting, constant
 from initaudit.records import Layer, Parameter, Role, Severity, Trace
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow
 from initaudit.rules.laws import Laws, block_of, is_torch_default, trained
 from initaudit.rules.paths import activation_before, has_way_around, is_bias, is_last, is_zero, owner, owners
 from initaudit.rules.sisters import FACTOR, Odd, module_of, odd_ones, sisters
-from initaudit.rules.wording import figure
+from initaudit.rules.wording import figure, parameter_at
 
 _BEYOND = 2.0  # times any std that a common rule gives
 _FAR = 4.0  # times the std that most weights of the model have, or that any common rule gives
@@ -143,9 +147,13 @@ def _odd_weights(laws: Laws, compared: set[str]) -> Iterator[Odd]:
         off = max(rms / laws.habit, laws.habit / rms) if laws.habit else laws.beyond(layer.weight)
         if off < _FAR:
             continue
+        if laws.habit:
+            yield Odd(layer.weight, laws.habit, "most weights of the model have")
+            continue
         low, high = laws.range_of(layer)
-        usual = laws.habit or (low if rms < low else high)
-        yield Odd(layer.weight, usual, "most weights of the model have" if laws.habit else "any common rule gives it")
+        small = rms < low
+        words = f"common rules give it at {'least' if small else 'most'}"
+        yield Odd(layer.weight, low if small else high, words, is_bound=True)
 
 
 def _left_at_default(laws: Laws, compared: set[str]) -> Iterator[Odd]:
@@ -169,7 +177,8 @@ def _odd_gains(laws: Laws, compared: set[str]) -> Iterator[Odd]:
     usual = laws.usual_gain
     for gain in laws.gains if usual is not None else ():
         if trained(gain) and gain.fqn not in compared and _differs(gain.rms, abs(usual or 0.0)):
-            yield Odd(gain, abs(usual or 0.0), "the gains of most normalizations have")
+            words = "the gains of most normalizations have"
+            yield Odd(gain, abs(usual or 0.0), words, constant(gain.fqn, usual or 0.0))
 
 
 def _odd_biases(laws: Laws, compared: set[str]) -> Iterator[Odd]:
@@ -185,9 +194,17 @@ def _odd_biases(laws: Laws, compared: set[str]) -> Iterator[Odd]:
         bias = layer.bias
         if bias is None or bias.fqn in compared or not _looks_drawn(bias):
             continue
-        drowns = bias.rms > layer.weight.rms * math.sqrt(layer.fan_in)
+        drowns = bias.rms > layer.weight.rms * math.sqrt(layer.fan_in) and not _comes_through(layer)
         if drowns and not is_last(laws.trace, layer):
-            yield Odd(bias, _default_bias(layer), "biases are zero or, by torch's default, have")
+            words = "biases are zero or, by torch's default, have"
+            yield Odd(bias, _default_bias(layer), words, constant(bias.fqn, 0.0))
+
+
+def _comes_through(layer: Layer) -> bool:
+    """Whether samples differ by more than they have in common behind the layer's function: of a wave the bias is but
+    the phase, however large."""
+    behind = layer.calls[0].activation if layer.calls else None
+    return behind is not None and behind.sample_std is not None and 2 * behind.sample_std**2 > behind.rms**2
 
 
 def _default_bias(layer: Layer) -> float:
@@ -219,9 +236,15 @@ def _observation(flow: Flow, laws: Laws, found: list[Odd]) -> Observation:
         severity=Severity.NOTE if small_end else None,  # outputs near zero are a fair start
         affected=tuple(name for name in names if name != first),
         layer=layer if usual else None,
-        gain=usual * math.sqrt(layer.fan_in) if layer and usual else None,
-        code=None if layer else f'nn.init.constant_(m.get_parameter("{parameter.fqn}"), {usual:.3g})',
+        gain=usual * math.sqrt(layer.fan_in) if layer and usual and not odd.is_bound else None,
+        code=None if layer else _code(parameter, odd.start),
     )
+
+
+def _code(parameter: Parameter, start: Setting | None) -> str | None:
+    if start is None:
+        return None
+    return f"nn.init.{start.scheme}({', '.join(filter(None, (parameter_at(parameter.fqn), start.arguments)))})"
 
 
 RULE = Rule(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+from keyword import iskeyword
 
-from initaudit.records import Role
+from initaudit.records import Layer, Role
 from initaudit.rules.base import Observation
 from initaudit.rules.drift import SIGNIFICANT, Drift
 from initaudit.rules.flow import Step
@@ -16,6 +18,21 @@ def figure(value: float) -> str:
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     return f"{value:.3g}" if 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
+
+
+def parameter_at(fqn: str) -> str:
+    """The expression of a parameter below a model ``m``, whatever its name."""
+    return f"m.get_parameter({json.dumps(fqn, ensure_ascii=False)})"
+
+
+def zero_bias(layer: Layer) -> str | None:
+    """The line that takes off the layer's bias."""
+    if layer.bias is None:
+        return None
+    owner, _, leaf = layer.bias.fqn.rpartition(".")
+    beside = owner in (layer.fqn, layer.weight.fqn.rpartition(".")[0])
+    named = beside and leaf.isidentifier() and not iskeyword(leaf)
+    return f"nn.init.zeros_({f'{layer.access}.{leaf}' if named else parameter_at(layer.bias.fqn)})"
 
 
 def observe_drift(found: Drift, what: str) -> Observation:

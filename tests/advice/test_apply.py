@@ -11,6 +11,7 @@ from initaudit import audit
 from initaudit.advice.apply import apply_, reinitialize_
 from initaudit.advice.recommend import advise
 from initaudit.advice.settings import Setting, constant
+from initaudit.curing import cure
 from initaudit.errors import UsageError
 from initaudit.records import Environment, Failure, Finding, Layer, Report, Severity, Trace
 from tests.advice.layers import RELU, layer_of
@@ -224,3 +225,35 @@ def test_rows_and_blocks_are_set_apart() -> None:
     assert model.bias_ih_l0.tolist() == [0.0] * 8 + [1.0] * 8 + [0.0] * 16
     for gate in model.weight_hh_l0.chunk(4):
         assert torch.allclose(gate @ gate.T, torch.eye(8), atol=1e-5)
+
+
+class Scales(nn.Module):
+    """Layers that are each multiplied by a learned scale of zero, held as attributes or in a list."""
+
+    def __init__(self, *, listed: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(64, 64) for _ in range(4))
+        for layer in self.layers:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        scales = [nn.Parameter(torch.zeros(64)) for _ in range(4)]
+        if listed:
+            self.scale = nn.ParameterList(scales)
+        for i, scale in enumerate(() if listed else scales):
+            self.register_parameter(f"scale{i}", scale)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scales = [p for name, p in self.named_parameters() if name.startswith("scale")]
+        for layer, scale in zip(self.layers, scales, strict=True):
+            x = torch.relu(layer(x)) * scale
+        return x
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_all_scales_that_a_finding_affects_are_set(listed: bool) -> None:
+    model, inputs = Scales(listed=listed), torch.randn(64, 64)
+    changed = reinitialize_(model, audit(model, inputs))
+    assert len(changed) == 4
+    assert audit(model, inputs).verdict == "pass"
+    assert cure(lambda: Scales(listed=listed), inputs).after is not None

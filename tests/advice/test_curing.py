@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from initaudit import audit
+from initaudit.advice.apply import reinitialize_
 from initaudit.curing import cure, run
-from initaudit.records import Cure, Severity
+from initaudit.records import Cure, Report, Severity
 from tests.advice.models import FAULTY, Decoder, Normalized, Recurrent, Residual, Stack, Tied, vectors
 
 
@@ -251,6 +252,84 @@ def test_weight_norm_is_mended_through_its_parameters(call: str) -> None:
     assert len(found.code.splitlines()) < 16, "the plain layer at the end is no reason to name all"
 
 
+def pasted(model: nn.Module, inputs: torch.Tensor) -> Report:
+    """The audit of the model after it has run one line of advice after the other, until none is left."""
+    for _ in range(40):
+        report = audit(model, inputs)
+        lines = [f.advice.code for f in report.findings if f.severity is not Severity.NOTE and f.advice]
+        if not lines:
+            break
+        exec(lines[0], {"m": model, "nn": nn, "torch": torch})
+    return report
+
+
+def normed_stack(call: str, *, std: float = 0.01) -> nn.Module:
+    layers = [nn.Linear(64, 64) for _ in range(8)]
+    for layer in layers:
+        nn.init.normal_(layer.weight, std=std)
+        (nn.utils.weight_norm if call == "weight_norm" else getattr(nn.utils.parametrizations, call[2:]))(layer)
+    return nn.Sequential(*[part for layer in layers for part in (layer, nn.ReLU())], nn.Linear(64, 10))
+
+
+@pytest.mark.parametrize("call", ["weight_norm", "p.weight_norm"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+def test_a_line_of_advice_under_weight_norm_changes_the_weight(call: str) -> None:
+    torch.manual_seed(0)
+    model = normed_stack(call)
+    assert audit(model, vectors()).verdict == "fail"
+    assert alarms(pasted(model, vectors())) == []
+    model(vectors())  # which computes the weight, with the old hook
+    assert model[0].weight.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("call", ["weight_norm", "p.weight_norm"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+def test_a_gain_that_a_finding_asks_for_reaches_a_normalized_weight(call: str) -> None:
+    torch.manual_seed(0)
+    stds = (0.02, 0.02, 0.16, 0.02, 0.02, 0.02)
+    model = nn.Sequential(*[nn.Sequential(nn.LayerNorm(64), normed_stack(call, std=std)[0]) for std in stds])
+    report = audit(model, vectors())
+    assert "IA503 2.1" in alarms(report)
+    reinitialize_(model, report)
+    model(vectors())
+    assert model[2][1].weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_of_a_weight_under_spectral_norm_nothing_but_the_shape_is_drawn() -> None:
+    torch.manual_seed(0)
+    found = [f for f in audit(normed_stack("p.spectral_norm"), vectors()).findings if f.advice]
+    assert found
+    assert {f.advice.scheme for f in found} == {"orthogonal_"}
+
+
+class Stacked(nn.Module):
+    """Weights that are slices of one parameter, whose shape tells torch another fan_in."""
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        super().__init__()
+        self.stack = nn.Parameter(0.02 * torch.randn(8, 64, 64))
+        self.scale = scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for weight in self.stack:
+            x = torch.relu(x @ (self.scale * weight if self.scale != 1 else weight))
+        return x
+
+
+def test_slices_of_a_stack_are_drawn_with_the_std_of_each() -> None:
+    torch.manual_seed(0)
+    model = Stacked()
+    assert alarms(pasted(model, vectors())) == []
+    assert model.stack.std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.05)
+
+
+def test_a_weight_that_is_computed_in_another_way_gets_no_line() -> None:
+    torch.manual_seed(0)
+    found = audit(Stacked(scale=0.3), vectors()).findings
+    assert any(f.code == "IA101" for f in found)
+    assert [f.advice for f in found if f.advice] == []
+
+
 def test_spectral_norm_gets_what_there_is_and_the_rest_is_told() -> None:
     normed = nn.utils.parametrizations.spectral_norm
 
@@ -304,3 +383,38 @@ def test_the_figures_are_those_of_an_audit(cures: dict[str, Cure]) -> None:
     sizes = [call.pre_activation.rms for layer in report.layers for call in layer.calls if call.pre_activation]
     assert found.vitals_before[0].smallest == pytest.approx(min(sizes), rel=1e-3)
     assert found.vitals_before[0].largest == pytest.approx(max(sizes), rel=1e-3)
+
+
+class Named(nn.Module):
+    """A deep stack of weights that stand in a list, in a dictionary and in modules named as words of the language."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.list = nn.ParameterList(0.02 * torch.randn(64, 64) for _ in range(4))
+        self.dict = nn.ParameterDict({name: 0.02 * torch.randn(64, 64) for name in ("0", "a-b", "{b}", "d")})
+        for name in ("class", 'it"s', "in"):
+            self.add_module(name, nn.Linear(64, 64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for weight in (*self.list, *self.dict.values()):
+            x = torch.relu(x @ weight)
+        for name in ("class", 'it"s', "in"):
+            x = torch.relu(self.get_submodule(name)(x))
+        return x
+
+
+def test_weights_of_any_name_are_mended() -> None:
+    found = cure(Named, vectors())
+    assert found.after is not None, "no code was found that helps"
+    assert alarms(found.after) == []
+    assert "for tensor in model.list:" in found.code
+    advised = [f.advice.code for f in found.before.findings if f.advice]
+    assert advised
+    for code in advised:
+        exec(code, {"m": Named(), "nn": nn})
+
+
+def test_code_that_is_no_python_is_a_defect_and_not_a_cure_that_does_not_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("initaudit.curing.init_function", lambda *_, **__: "def init_weights(model): model.in.weight")
+    with pytest.raises(RuntimeError, match="a bug in initaudit"):
+        cure(Named, vectors())

@@ -51,6 +51,32 @@ def test_gains_of_the_first_the_inner_and_the_last_layer(phi: object, gains: tup
         assert found[f"{name}.weight"].value * 8 == pytest.approx(gain, rel=1e-3)
 
 
+@pytest.mark.parametrize("phi", [torch.sign, lambda x: F.relu(x - 1e3)], ids=["no slope", "nothing but zeros"])
+def test_a_function_that_no_weight_outweighs_asks_for_no_infinite_one(phi: Callable[[Tensor], Tensor]) -> None:
+    report = audit(Stack(phi, depth=4), vectors())
+    for reach in Reach:
+        settings = Planner(report.trace, report.findings).plan(reach)
+        assert all(math.isfinite(s.value) for s in settings)
+    assert all(f.advice is None or f.advice.std is None or math.isfinite(f.advice.std) for f in report.findings)
+
+
+class OneTable(nn.Module):
+    """A table that is looked up and multiplied by the one module that owns it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 64)
+        nn.init.normal_(self.embed.weight, std=5.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.embed(x), self.embed.weight)
+
+
+def test_a_table_that_is_multiplied_too_has_the_std_of_a_head() -> None:
+    found = plan(OneTable(), torch.randint(50, (4, 9)))
+    assert found["embed.weight"].value == pytest.approx(1 / 8)
+
+
 def test_a_named_layer_is_set_and_its_neighbours_are_not() -> None:
     model = Stack(F.relu, depth=6)
     found = plan(model, vectors(), alarm("layers.2", "layers.4"), reach=Reach.NAMED)

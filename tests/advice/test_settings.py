@@ -5,7 +5,8 @@ import pytest
 from initaudit.advice.settings import Setting, arguments_of, constant, from_advice
 from initaudit.records import Advice
 
-NAMES = frozenset({"a.0.weight", "a.0.bias", "rnn.bias_ih_l0", "cls", "blocks.x y.gain"})
+NORMALIZED = {"n.parametrizations.weight.original1", "o.weight_v"}
+NAMES = frozenset({"a.0.weight", "a.0.bias", "rnn.bias_ih_l0", "cls", "blocks.x y.gain", *NORMALIZED})
 
 
 def read(code: str, std: float | None = None) -> Setting | None:
@@ -21,6 +22,11 @@ def read(code: str, std: float | None = None) -> Setting | None:
         ("nn.init.ones_(m.rnn.bias_ih_l0[8:16])", Setting("rnn.bias_ih_l0", "ones_", value=1.0, rows=(8, 16))),
         ('nn.init.zeros_(m.blocks["x y"].gain)', Setting("blocks.x y.gain", "zeros_")),
         ('nn.init.zeros_(m.a.get_submodule("0").bias)', Setting("a.0.bias", "zeros_")),
+        (
+            "m.n.weight = nn.init.zeros_(torch.empty_like(m.n.weight))",
+            Setting("n.parametrizations.weight.original1", "zeros_"),
+        ),
+        ("nn.init.zeros_(m.o.weight_v); m.o.weight_g.data.copy_(0)", Setting("o.weight_v", "zeros_")),
     ],
 )
 def test_a_line_is_read(code: str, expected: Setting) -> None:

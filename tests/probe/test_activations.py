@@ -199,3 +199,13 @@ def test_the_flat_ends_of_hardtanh_are_those_it_was_given(activation):
 def test_relu6_is_no_saturating_function():
     call = initaudit.audit(nn.Sequential(nn.Linear(8, 64), nn.ReLU6()), randn(64, 8)).layers[0].calls[0]
     assert call.activation.saturated is None
+
+
+@pytest.mark.parametrize("zero", [lambda m, x: x * m.zero, lambda m, x: 0.0 * x], ids=["a buffer", "a number"])
+def test_a_zero_behind_a_function_is_no_part_of_it(zero: Callable[[nn.Module, Tensor], Tensor]) -> None:
+    model = Call(lambda m, x: m.b(zero(m, F.relu(m.a(x)))), a=nn.Linear(32, 32), b=nn.Linear(32, 4))
+    model.register_buffer("zero", torch.tensor(0.0))
+    report = audit(model, randn(16, 32))
+    found = by_fqn(report)["a"].nonlinearity
+    assert found is not None
+    assert (found.name, report.verdict) == ("relu", "fail")

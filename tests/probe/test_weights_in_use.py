@@ -101,6 +101,7 @@ def test_embedding_weight_used_as_head_by_hand() -> None:
     model = Call(lambda m, x: F.linear(m.embed(x), m.embed.weight), embed=nn.Embedding(50, 16))
     report = audit(model, torch.randint(50, (4, 7), generator=torch.Generator().manual_seed(0)))
     assert [op.role for op in report.trace.ops if op.layer] == [Role.EMBEDDING, Role.LAYER]  # type: ignore[union-attr]
+    assert [layer.kind for layer in report.layers] == ["Embedding", "linear"]
 
 
 @pytest.mark.parametrize(
@@ -210,3 +211,33 @@ def test_every_layer_of_a_complex_tree_has_an_expression_that_evaluates_to_its_w
     for layer in report.layers:
         assert eval(layer.weight_access, {"m": model}) is named[layer.weight.fqn]
         assert eval(layer.access, {"m": model}) is model.get_submodule(layer.fqn)
+
+
+class Lists(nn.Module):
+    """Weights under names that stand behind no dot: entries of lists, keys, words of the language, quotes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.list = nn.ParameterList(torch.randn(8, 8) for _ in range(2))
+        self.dict = nn.ParameterDict({name: torch.randn(8, 8) for name in ("0", "a-b", "in", "plain")})
+        for name in ("class", 'it"s', "a\\b", "{m}"):
+            self.add_module(name, nn.Linear(8, 8))
+        self.register_parameter("lambda", nn.Parameter(torch.randn(8, 8)))
+        self.gone = nn.Sequential(nn.Identity(), nn.Identity(), nn.Linear(8, 8))
+        del self.gone._modules["1"]  # what is named 2 is the second now
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for weight in (*self.list, *self.dict.values(), self.get_parameter("lambda")):
+            x = torch.relu(x @ weight)
+        for name in ("class", 'it"s', "a\\b", "{m}"):
+            x = torch.relu(self.get_submodule(name)(x))
+        return self.gone(x)
+
+
+def test_names_that_cannot_stand_behind_a_dot_have_an_expression() -> None:
+    model = Lists()
+    report = audit(model, randn(4, 8))
+    named = dict(model.named_parameters())
+    assert {layer.weight.fqn for layer in report.layers} == {n for n, p in named.items() if p.dim() == 2}
+    for layer in report.layers:
+        assert eval(layer.weight_access, {"m": model}) is named[layer.weight.fqn]

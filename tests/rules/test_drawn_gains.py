@@ -50,3 +50,22 @@ def test_gains_around_one_and_constant_gains_are_none() -> None:
     nn.init.normal_(model[1].weight, mean=1.0, std=0.02)
     nn.init.constant_(model[4].weight, 0.1)
     assert not drawn(model)
+
+
+class Skip(nn.Module):
+    """A state space in short: a norm's output goes through a layer, and beside it times a vector that is drawn."""
+
+    def __init__(self, *, alone: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.mix, self.head, self.alone = nn.LayerNorm(64), nn.Linear(64, 64), nn.Linear(64, 8), alone
+        self.D = nn.Parameter(torch.randn(64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        u = self.norm(x)
+        return self.head(torch.relu(self.D * u if self.alone else self.mix(u) + self.D * u))
+
+
+def test_a_skip_beside_what_reads_the_norm_as_it_is_is_no_gain() -> None:
+    assert not drawn(Skip(alone=False))
+    assert [f.fqn for f in drawn(Skip(alone=True))] == ["D"]

@@ -196,3 +196,31 @@ class LengthPredictor(nn.Module):
 
 def test_a_head_on_a_detached_value_is_silent() -> None:
     assert told(LengthPredictor()) == []
+
+
+class Forces(nn.Module):
+    """The negative gradient of an energy by the positions: the last bias of the energy is no part of it."""
+
+    def __init__(self, *, cut: bool = False) -> None:
+        super().__init__()
+        self.first, self.last, self.cut = nn.Linear(16, 16), nn.Linear(16, 1), cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone().requires_grad_(True)
+        energy = self.last(torch.tanh(self.first(x))).sum()
+        (forces,) = torch.autograd.grad(energy, x, create_graph=not self.cut)
+        return -forces if not self.cut else F.linear(x, self.last.weight) * energy.detach()
+
+
+def test_a_bias_that_the_derivative_has_lost_is_not_cut_off() -> None:
+    torch.manual_seed(0)
+    found = [f for f in initaudit.audit(Forces(), torch.randn(32, 16)).findings if f.code == "IA203"]
+    assert [(f.fqn, f.severity) for f in found] == [("last", Severity.NOTE)]
+    assert "no output that was differentiated depends on it" in found[0].message
+
+
+def test_an_energy_that_is_detached_is_cut_off() -> None:
+    torch.manual_seed(0)
+    found = [f for f in initaudit.audit(Forces(cut=True), torch.randn(32, 16)).findings if f.code == "IA203"]
+    assert {f.severity for f in found} == {Severity.WARNING}
+    assert "last" in {name for f in found for name in (f.fqn, *f.affected)}, "its weight has a gradient from elsewhere"

@@ -288,3 +288,142 @@ def test_what_rules_do_not_allow_is_odd_in_a_first_layer_too(place: int, fault: 
     model = Sigmoids()
     fault(model.layers[place])
     assert odd_of(model) == [f"layers.{place}"]
+
+
+class Blocks(nn.Module):
+    """Six linear layers in a row, each with a bias of its own."""
+
+    def __init__(self, bias: Callable[[int], torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(6))
+        for i, block in enumerate(self.blocks):
+            nn.init.kaiming_normal_(block.weight, nonlinearity="linear")
+            block.register_parameter("bias", nn.Parameter(bias(i)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize(
+    ("usual", "scheme", "mean", "std"),
+    [
+        (lambda i: torch.zeros(64), "zeros_", 0.0, 0.0),
+        (lambda i: torch.full((64,), -0.2), "constant_", -0.2, 0.0),
+        (lambda i: 0.2 * torch.randn(64), "normal_", 0.0, 0.2),
+        (lambda i: torch.empty(64).uniform_(-0.3, 0.3), "uniform_", 0.0, 0.3 / 3**0.5),
+        (lambda i: 1 + 0.05 * torch.randn(64), "normal_", 1.0, 0.05),
+    ],
+)
+def test_the_odd_one_is_given_the_law_of_its_equals(
+    usual: Callable[[int], torch.Tensor], scheme: str, mean: float, std: float
+) -> None:
+    model = Blocks(lambda i: usual(i) if i != 3 else 4.0 * torch.randn(64))
+    (finding,) = odd(model)
+    assert finding.advice is not None
+    assert finding.advice.scheme == scheme
+    exec(finding.advice.code, {"nn": nn, "m": model})
+    bias = model.blocks[3].bias.detach()
+    assert bias.mean().item() == pytest.approx(mean, abs=0.1)
+    assert bias.std().item() == pytest.approx(std, rel=0.4, abs=1e-6)
+    assert not odd(model)
+
+
+class Waves(nn.Module):
+    """Layers before sines, the first of which has phases of many turns (FINER, arXiv:2312.02434)."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.third, self.head = (nn.Linear(a, 64) for a in (2, 64, 64, 64))
+        nn.init.uniform_(self.first.bias, -5, 5)
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in (self.first, self.second, self.third):
+            x = self.function(layer(x))
+        return self.head(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "advised"),
+    [(lambda x: torch.sin(30 * (x.detach().abs() + 1) * x), []), (torch.tanh, ["nn.init.zeros_"])],
+    ids=["waves", "tanh"],
+)
+def test_a_phase_is_no_bias_that_drowns_the_signal(
+    function: Callable[[torch.Tensor], torch.Tensor], advised: list[str]
+) -> None:
+    found = [f for f in initaudit.audit(Waves(function), torch.rand(256, 2) * 2 - 1).findings if f.code == "IA503"]
+    assert [f.advice.code.partition("(")[0] for f in found if f.advice] == advised
+
+
+class Codebook(nn.Module):
+    """A table that softmax weights choose from, or that logits multiply."""
+
+    def __init__(self, *, softly: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encode = nn.Sequential(nn.Linear(48, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 64))
+        self.table = nn.Embedding(64, 32)
+        self.decode = nn.Sequential(nn.Linear(32, 128), nn.ReLU(), nn.Linear(128, 48))
+        self.softly = softly
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.encode(x)
+        return self.decode((x.softmax(-1) if self.softly else x) @ self.table.weight)
+
+
+@pytest.mark.parametrize("softly", [True, False])
+def test_a_table_is_judged_by_its_use(softly: bool) -> None:
+    report = initaudit.audit(Codebook(softly=softly), torch.randn(64, 48))
+    (table,) = (layer for layer in report.layers if layer.fqn == "table")
+    assert table.kind == "matmul"
+    found = [f for f in report.findings if f.code == "IA503"]
+    assert [f.fqn for f in found] == ([] if softly else ["table"])
+    for finding in found:
+        assert finding.advice is not None
+        assert finding.advice.std == pytest.approx(64**-0.5)
+
+
+@pytest.mark.parametrize("width", [64, 128], ids=["most weights have one std", "weights have no std in common"])
+def test_all_findings_on_a_layer_advise_one_cure(width: int) -> None:
+    torch.manual_seed(0)
+    sizes = [64, width, 64, width, 10]
+    model = nn.Sequential(*[p for a, b in itertools.pairwise(sizes) for p in (nn.Linear(a, b), nn.ReLU())][:-1])
+    for layer in model[::2]:
+        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+        nn.init.zeros_(layer.bias)
+    nn.init.normal_(model[-1].weight, std=10)
+    found = [f for f in initaudit.audit(model, torch.randn(64, 64)).findings if f.fqn == "6" and f.advice]
+    assert "IA503" in {f.code for f in found}
+    assert len({f.code for f in found}) > 1
+    assert len({f.advice.code for f in found if f.advice}) == 1
+
+
+class Coupled(nn.Module):
+    """Blocks of two layers each, the last of which starts small, as those of nflows do; ``extra`` more in between."""
+
+    def __init__(self, blocks: int, extra: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList(nn.ModuleList(nn.Linear(64, 64) for _ in range(2 + extra)) for _ in range(blocks))
+        for block in self.blocks:
+            nn.init.uniform_(block[-1].weight, -1e-3, 1e-3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            y = x
+            for layer in block:
+                y = layer(torch.relu(y))
+            x = x + y
+        return x
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2])
+def test_places_in_a_block_are_roles_where_all_blocks_agree(extra: int) -> None:
+    model = Coupled(8, extra)
+    assert not odd(model)
+    nn.init.uniform_(model.blocks[3][0].weight, -0.5, 0.5)
+    assert [f.fqn for f in odd(model)] == ["blocks.3.0"]
