@@ -281,7 +281,7 @@ class Flow:
         steps: list[Step] = []
         activation: Activation | None = None
         for op in path:
-            if self.resets(op) or op.role is Role.EMBEDDING or op.name.startswith(RECURRENT):
+            if self._begins(op):
                 segments.append(Segment(tuple(steps), ends_normalized=op.role is Role.NORM))
                 steps, activation = [], None
                 continue
@@ -320,12 +320,29 @@ class Flow:
         if op.role in _COUNTED and op.stats is not None and before is not None and not silent and self._keeps_size(op):
             drift = signal_drift(op.stats, before, self._rounding)
             square = log_ratio(op.stats.rms**2, before.rms**2)
-        if op.role is Role.GATE:
-            drift = min(drift, max(0.0, square))  # what tells samples apart may come with the other factor
+        if op.role is Role.GATE and source is not None:
+            others = [self._own_change(o) for o in self._moving(op) if o is not source]
+            # Growth of what tells samples apart may come with the other factor, without any growth of the values.
+            drift = min(max(drift, min(0.0, sum(others))), max(0.0, min(square, sum(others))))
         if drift < 0 and self._gates_a_recurrence(op):
             drift = min(0.0, drift + _HALF_OPEN)
         deviation = weight_deviation(layer, (activation, call.nonlinearity if call else None)) if layer else 0.0
         return Step(op, drift, square, layer, call, deviation)
+
+    def _own_change(self, op: Op) -> float:
+        """``ln`` of the mean square of ``op`` over that where its way begins: at an input, or what sets the scale anew.
+
+        A factor that is small from its beginning, like a quiet recording beside its mask, was not lost on its way.
+        """
+        start, before = op, self.source(op)
+        while before is not None and not self._begins(start):
+            start, before = before, self.source(before)
+        here, there = self.measured(op).stats, self.measured(start).stats
+        return log_ratio(here.rms**2, there.rms**2) if here is not None and there is not None else 0.0
+
+    def _begins(self, op: Op) -> bool:
+        """Whether ``op`` gives values whose size does not come from what they are made of."""
+        return self.resets(op) or op.role is Role.EMBEDDING or op.name.startswith(RECURRENT)
 
     def _is_gate(self, op: Op) -> bool:
         """Whether ``op`` gives values between 0 and 1 of a sigmoid, seen through views and constant factors."""

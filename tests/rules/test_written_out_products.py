@@ -131,3 +131,25 @@ def test_what_a_gate_scales_has_a_size_of_its_own(gate_first: bool) -> None:
     nn.init.normal_(model[0].weight, std=1e-4)
     ids = torch.randint(200, (64, 2), generator=torch.Generator().manual_seed(1))
     assert not alarms(initaudit.audit(nn.Sequential(model, nn.Linear(64, 1)), ids))
+
+
+def test_what_is_small_from_its_beginning_was_not_lost_on_the_way() -> None:
+    class Masked(nn.Module):
+        """A mask made by a normalized trunk, times a quiet encoding of the same input (Conv-TasNet)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.encoder, self.norm, self.mask = nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 64)
+            self.decoder = nn.Linear(64, 64)
+            for layer in (self.encoder, self.mask, self.decoder):
+                nn.init.kaiming_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+        def forward(self, x: Tensor) -> Tensor:
+            quiet = self.encoder(x).relu()
+            result: Tensor = self.decoder(self.mask(self.norm(quiet)).relu() * quiet)
+            return result
+
+    x = 0.01 * torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
+    assert not alarms(initaudit.audit(Masked(), x))
