@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from initaudit.records import Severity
+from initaudit.records import Role, Severity
 from initaudit.rules.flow import Segment, Step, drift_by_chance, expected_decay, power
 from initaudit.theory.trainability import FAILURE, TROUBLE
 
@@ -26,10 +26,13 @@ class Drift:
     limit: float  # the limit that was passed, same unit
     first: Step  # the layer where it starts
     culprits: tuple[Step, ...]  # the layers whose weights account for it; none where weights are not the cause
+    leap: Step | None = None  # the one factor that makes most of it, where weights do not
 
     @property
     def affected(self) -> tuple[str, ...]:
         """The other layers that drive it; where none deviates from the rule, all layers after the first."""
+        if self.leap is not None:
+            return ()
         steps = self.culprits or self.segment.layers
         return tuple(dict.fromkeys(s.layer.fqn for s in steps if s.layer and s.layer is not self.first.layer))
 
@@ -53,6 +56,16 @@ def forward_drift(segment: Segment) -> float:
         last = max(i for i, step in enumerate(segment.steps) if step.layer is not None)
         drift = sum(step.drift for step in segment.steps[:last])
     return min(0.0, drift - expected_decay(segment.activations))
+
+
+def judge_signal(segment: Segment) -> Drift | None:
+    """What :func:`judge` says of the signal; a single factor that makes most of it is told, at the layer before it."""
+    found = judge(segment, forward_drift(segment))
+    leap = _leap(segment, found.amount) if found is not None and not found.culprits else None
+    if found is None or leap is None:
+        return found
+    before = [s for s in segment.steps[: segment.steps.index(leap)] if s.layer is not None]
+    return replace(found, leap=leap, first=before[-1] if before else found.first)
 
 
 def judge(segment: Segment, amount: float, end: Step | None = None) -> Drift | None:
@@ -89,3 +102,11 @@ def _cut(segment: Segment) -> Step | None:
         if power(step.op.stats) == 0:
             return last
     return None
+
+
+def _leap(segment: Segment, amount: float) -> Step | None:
+    """The factor, a constant or another signal, that multiplies by more than half of ``amount`` at once."""
+    sign = math.copysign(1.0, amount)
+    factors = (s for s in segment.steps if s.op.role in (Role.SCALE, Role.GATE) and math.isfinite(s.drift))
+    largest = max(factors, key=lambda s: sign * s.drift, default=None)
+    return largest if largest is not None and sign * largest.drift > abs(amount) / 2 else None

@@ -55,7 +55,7 @@ from initaudit.rules.wording import observe_drift
 def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
     for segment in flow.judged:
-        found = drift.judge(segment, drift.forward_drift(segment))
+        found = drift.judge_signal(segment)
         if found and found.amount > 0:
             yield observe_drift(found, "the signal grows")
 

@@ -13,13 +13,14 @@ from functools import cached_property
 
 from initaudit.records import Activation, Layer, LayerCall, Op, Parameter, Role, Stats, Trace
 from initaudit.rules.liveness import Liveness
-from initaudit.rules.paths import behind, is_bias
+from initaudit.rules.paths import KEPT, behind, downstream, is_bias
 
 _RESET = 0.1  # of unit size, from which a normalization did what it is there for
 _NORMS_OF_UNIT_RMS = frozenset({"layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm"})
 _COUNTED = frozenset({Role.NORM, Role.LAYER, Role.ACTIVATION, Role.SCALE, Role.GATE, Role.JOIN})
 RECURRENT = ("lstm", "gru", "rnn")
-
+_GATES = frozenset({"sigmoid", "hardsigmoid"})
+_HALF_OPEN = math.log(4)  # what a sigmoid of 1/2 takes of the power
 
 # Differences between samples smaller than this, relative to the rms, are rounding and no signal.
 _ROUNDING = {"float64": 1e-15, "float16": 1e-3, "bfloat16": 8e-3}
@@ -173,26 +174,71 @@ class Flow:
 
     def measured(self, op: Op) -> Op:
         """``op``, or the nearest measured value that it shows, whole or in good part: see :func:`_stands_for`."""
-        while op.stats is None:
-            moving = [self.trace.ops[i] for i in op.inputs if self.trace.ops[i].moving]
-            if not moving or op.role not in (Role.VIEW, Role.OTHER, Role.SCALE):
-                break
-            if not _stands_for(op.shape, moving[0].shape):
-                break
-            op = moving[0]
+        while op.stats is None and (whole := self._shown(op)) is not None and _stands_for(op.shape, whole.shape):
+            op = whole
         return op
 
+    def nearest(self, op: Op) -> Stats | None:
+        """The statistics of ``op``, or of the nearest value that it shows, however small a part of it.
+
+        A step of a sequence is no sample of the whole, but which of two operands outweighs the other it can tell.
+        """
+        while op.stats is None and (whole := self._shown(op)) is not None:
+            op = whole
+        return op.stats
+
+    def _shown(self, op: Op) -> Op | None:
+        """The value that ``op`` shows elements of."""
+        moving = self._moving(op) if op.role in (Role.VIEW, Role.OTHER, Role.SCALE) else []
+        return moving[0] if moving else None
+
+    def _moving(self, op: Op) -> list[Op]:
+        return [self.trace.ops[i] for i in op.inputs if self.trace.ops[i].moving]
+
     def source(self, op: Op) -> Op | None:
-        """The operand that ``op``'s value mainly comes from: the data of a layer, the largest term of a sum."""
+        """The operand that ``op``'s value mainly comes from: the data of a layer, the largest term of a sum.
+
+        Of a product see :meth:`_followed`. Where an operand's size is not known at all nobody can tell, and the way
+        ends.
+        """
         found = self.layer_of(op)
         if found is not None and found[1].input_op is not None:
             data = self.trace.ops[found[1].input_op]
             return data if data.moving else None
-        moving = [self.trace.ops[i] for i in op.inputs if self.trace.ops[i].moving]
+        moving = self._moving(op)
         if op.role is Role.GATE:
             moving = [o for o in moving if o.shape == op.shape] or moving
+        if len(moving) < 2:
             return moving[0] if moving else None
-        return max(moving, key=lambda o: power(self.measured(o).stats) or 0.0, default=None)
+        if any(self.nearest(o) is None for o in moving):
+            return None
+        if op.role is Role.GATE:
+            return self._followed(moving)
+        return max(moving, key=lambda o: power(self.nearest(o)) or 0.0)
+
+    def _followed(self, factors: Sequence[Op]) -> Op:
+        """The factor of a product that the way leads through, in whichever order they are written.
+
+        It is the one behind the most layers: the trunk beside what conditions it. A gate is passed over, unless it
+        alone tells the samples apart: ``d(ab) = a db + b da``, so the parts that two factors have in the product's
+        variance are as ``Var[a] / E[a^2]`` to ``Var[b] / E[b^2]``.
+        """
+        clarity = {o.id: _clarity(self.nearest(o)) for o in factors}
+        gates = [o for o in factors if self._is_gate(o)]
+        signals = [o for o in factors if o not in gates]
+        if signals and max(clarity.values()) <= 2 * max(clarity[o.id] for o in signals):
+            factors = signals
+        elif signals:
+            factors = gates
+        return max(factors, key=lambda o: (self._depths[o.id], clarity[o.id]))
+
+    @cached_property
+    def _depths(self) -> dict[int, int]:
+        """By the id of each operation, how many layers the longest way to it has."""
+        found: dict[int, int] = {}
+        for op in self.trace.ops:
+            found[op.id] = max((found[i] for i in op.inputs), default=0) + (op.id in self._layers)
+        return found
 
     @cached_property
     def ends(self) -> tuple[Op, ...]:
@@ -235,7 +281,7 @@ class Flow:
         steps: list[Step] = []
         activation: Activation | None = None
         for op in path:
-            if self.resets(op) or op.role is Role.EMBEDDING or op.name.startswith(RECURRENT):
+            if self._begins(op):
                 segments.append(Segment(tuple(steps), ends_normalized=op.role is Role.NORM))
                 steps, activation = [], None
                 continue
@@ -271,22 +317,95 @@ class Flow:
         drift = square = 0.0
         # What parameters of zeros silence is for symmetric-units to judge.
         silent = op.stats is not None and op.stats.rms == 0 and self.liveness.silenced(op)
-        if op.role in _COUNTED and op.stats is not None and before is not None and not silent and self._adds_known(op):
+        if op.role in _COUNTED and op.stats is not None and before is not None and not silent and self._keeps_size(op):
             drift = signal_drift(op.stats, before, self._rounding)
             square = log_ratio(op.stats.rms**2, before.rms**2)
+        if op.role is Role.GATE and source is not None:
+            others = [self._own_change(o) for o in self._moving(op) if o is not source]
+            # Growth of what tells samples apart may come with the other factor, without any growth of the values.
+            drift = min(max(drift, min(0.0, sum(others))), max(0.0, min(square, sum(others))))
+        if drift < 0 and self._gates_a_recurrence(op):
+            drift = min(0.0, drift + _HALF_OPEN)
         deviation = weight_deviation(layer, (activation, call.nonlinearity if call else None)) if layer else 0.0
         return Step(op, drift, square, layer, call, deviation)
 
-    def _adds_known(self, op: Op) -> bool:
-        """Whether the size of every term is known, if ``op`` is a sum: else its growth cannot be told."""
-        moving = [self.trace.ops[i] for i in op.inputs if self.trace.ops[i].moving]
-        return op.role is not Role.JOIN or all(self.measured(term).stats is not None for term in moving)
+    def _own_change(self, op: Op) -> float:
+        """``ln`` of the mean square of ``op`` over that where its way begins: at an input, or what sets the scale anew.
+
+        A factor that is small from its beginning, like a quiet recording beside its mask, was not lost on its way.
+        """
+        start, before = op, self.source(op)
+        while before is not None and not self._begins(start):
+            start, before = before, self.source(before)
+        here, there = self.measured(op).stats, self.measured(start).stats
+        return log_ratio(here.rms**2, there.rms**2) if here is not None and there is not None else 0.0
+
+    def _begins(self, op: Op) -> bool:
+        """Whether ``op`` gives values whose size does not come from what they are made of."""
+        return self.resets(op) or op.role is Role.EMBEDDING or op.name.startswith(RECURRENT)
+
+    def _is_gate(self, op: Op) -> bool:
+        """Whether ``op`` gives values between 0 and 1 of a sigmoid, seen through views and constant factors."""
+        while op.role in KEPT and (moving := self._moving(op)):
+            op = moving[0]
+        return (op.activation.name if op.activation else op.name.rstrip("_")) in _GATES
+
+    def _gates_a_recurrence(self, op: Op) -> bool:
+        """Whether ``op`` multiplies by a gate of a recurrence that is written by hand.
+
+        Such gates start half open by design, in torch's own layers (which are not followed) as here.
+        """
+        source = self.source(op) if op.role is Role.GATE else None
+        if source is None or not self._recurring:
+            return False
+        gates = [o for o in self._moving(op) if o is not source and self._is_gate(o)]
+        return any(not self._recurring.isdisjoint(self._nearest_layers(gate)) for gate in gates)
+
+    @cached_property
+    def _recurring(self) -> frozenset[int]:
+        """The ids of the operations that are calls of layers that what they gave comes back to."""
+        found: set[int] = set()
+        for layer in self.trace.layers:
+            calls = [call.op for call in layer.calls]
+            if len(calls) > 1 and any(op.id == calls[-1] for op in downstream(self.trace.ops, calls[:1])):
+                found.update(calls)
+        return frozenset(found)
+
+    def _nearest_layers(self, op: Op) -> set[int]:
+        """The ids of the layers' calls that lead to ``op`` with no other in between."""
+        found: set[int] = set()
+        waiting, seen = [op], {op.id}
+        while waiting:
+            here = waiting.pop()
+            if self.layer_of(here) is not None:
+                found.add(here.id)
+                continue
+            onward = [o for o in self._moving(here) if o.id not in seen]
+            seen.update(o.id for o in onward)
+            waiting += onward
+        return found
+
+    def _keeps_size(self, op: Op) -> bool:
+        """Whether the size of ``op`` is that of its source.
+
+        Of a sum with unknown terms nobody knows, and where a gate alone carries the signal the size is that of what it
+        scales, which has a way of its own.
+        """
+        if op.role is Role.JOIN:
+            return all(self.measured(term).stats is not None for term in self._moving(op))
+        source = self.source(op) if op.role is Role.GATE else None
+        return source is None or not self._is_gate(source) or all(map(self._is_gate, self._moving(op)))
 
     def layer_calls(self) -> Iterator[tuple[Layer, LayerCall, Op]]:
         """Every call of every layer that multiplies by a weight, in execution order."""
         for op in self.trace.ops:
             if op.role is Role.LAYER and (found := self.layer_of(op)) is not None:
                 yield found[0], found[1], op
+
+
+def _clarity(stats: Stats | None) -> float:
+    """The share of the mean square that tells samples apart."""
+    return (power(stats) or 0.0) / stats.rms**2 if stats is not None and stats.rms > 0 else 0.0
 
 
 def _stands_for(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:

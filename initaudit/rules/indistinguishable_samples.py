@@ -54,7 +54,7 @@ from initaudit.rules.wording import observe_drift
 def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
     for segment in flow.judged:
-        found = drift.judge(segment, drift.forward_drift(segment))
+        found = drift.judge_signal(segment)
         if found and found.amount < 0 and segment.mean_square_drift >= KEEPS_SIZE:
             yield observe_drift(found, "activations keep their size but what tells samples apart shrinks")
 

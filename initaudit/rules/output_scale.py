@@ -20,7 +20,8 @@ nn.init.normal_(model[2].weight, std=3.0)
 
 ## Remedy
 
-Scale the last layer with `1/sqrt(fan_in)`, or start it at zero.
+Scale the last layer with `1/sqrt(fan_in)`, or start it at zero. Where the size comes in with the input, normalize
+that: the finding says so where an input of unit size would give an output within the limit.
 
 ## Limit and where it comes from
 
@@ -33,12 +34,12 @@ Zhang et al. 2019, Fixup (arXiv:1901.09321), section 3: start the last layer at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from initaudit.records import Role, Severity
+from initaudit.records import Role, Severity, Stats
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.drift import SIGNIFICANT
-from initaudit.rules.flow import Flow
+from initaudit.rules.flow import Flow, Segment
 from initaudit.rules.wording import figure
 
 _LIMIT = 10.0
@@ -62,11 +63,26 @@ def check(flow: Flow) -> Iterator[Observation]:
         yield Observation(
             fqn=layer.fqn,
             message=f"the model's output has rms {figure(stats.rms)}: a cross-entropy would start about "
-            f"{figure(stats.rms**2 / 2)} above chance",
+            f"{figure(stats.rms**2 / 2)} above chance{_from_the_input(way, stats)}",
             observed=stats.rms,
             layer=layer if large else None,
         )
         return
+
+
+def _from_the_input(way: Sequence[Segment], output: Stats) -> str:
+    """That an input of unit size would not give so much, where nothing between sets the scale anew."""
+    first = way[0].steps[0].op
+    if len(way) > 1 or first.role is not Role.INPUT or first.stats is None:
+        return ""
+    given = first.stats
+    biases = max((step.layer.bias.rms for step in way[0].layers if step.layer and step.layer.bias), default=0.0)
+    if given.rms <= 1 or output.rms / given.rms > _LIMIT or biases > output.rms / 2:
+        return ""
+    return (
+        f"; it comes in with the input (mean {figure(given.mean)}, rms {figure(given.rms)}), which the layers do not "
+        "amplify: normalize the input"
+    )
 
 
 RULE = Rule(

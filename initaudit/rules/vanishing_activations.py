@@ -62,7 +62,7 @@ KEEPS_SIZE = (
 def check(flow: Flow) -> Iterator[Observation]:
     """What the page above describes, at each place where it is so."""
     for segment in flow.judged:
-        found = drift.judge(segment, drift.forward_drift(segment))
+        found = drift.judge_signal(segment)
         if found and found.amount < 0 and segment.mean_square_drift < KEEPS_SIZE:
             yield observe_drift(found, "the signal that tells samples apart shrinks")
 

@@ -63,7 +63,7 @@ from initaudit.records import Op, Role, Severity
 from initaudit.rules import drift
 from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow, Segment, expected_decay, log_ratio, power
-from initaudit.rules.paths import KEPT, downstream
+from initaudit.rules.paths import KEPT, behind, downstream
 from initaudit.rules.wording import observe_drift
 
 _NORMS_OF_CHANNELS = frozenset({"batch_norm", "group_norm", "instance_norm"})
@@ -77,6 +77,7 @@ def check(flow: Flow) -> Iterator[Observation]:
     waiting: list[Op] = []
     for end in flow.ends:
         waiting += _joints(flow.path_to(end, known), known)
+    told: set[tuple[str, ...]] = set()
     for joint in waiting:  # which grows by those on the branches
         operands = [op for i in dict.fromkeys(joint.inputs) if (op := flow.trace.ops[i]).moving]
         largest = max((_size(flow, op) for op in operands), default=0.0)
@@ -88,8 +89,11 @@ def check(flow: Flow) -> Iterator[Observation]:
             if end in living or (joint.role is Role.JOIN and not alone):
                 continue
             branch = flow.segments(path)
-            if branch and not branch[-1].ends_normalized:
-                yield from _judge(flow, branch[-1], end, joint, alone=alone)
+            if branch and not branch[-1].ends_normalized and not _switched_off(flow, branch[-1]):
+                for seen in _judge(flow, branch[-1], end, joint, alone=alone):
+                    if (names := (seen.fqn, *seen.affected)) not in told:  # a recurrence joins them at every step
+                        told.add(names)
+                        yield seen
 
 
 def _joints(path: Sequence[Op], known: set[int]) -> list[Op]:
@@ -99,13 +103,25 @@ def _joints(path: Sequence[Op], known: set[int]) -> list[Op]:
 
 
 def _size(flow: Flow, op: Op) -> float:
-    return power(flow.measured(op).stats) or 0.0
+    return power(flow.nearest(op)) or 0.0
 
 
 def _reads_alone(flow: Flow, end: Op, living: Sequence[Op]) -> bool:
     """Whether no living operand is computed from an input of ``end``; of what was made out of sight nobody knows."""
     mine, others = flow.inputs_of[end.id], [flow.inputs_of[op.id] for op in living]
     return bool(mine) and all(theirs and mine.isdisjoint(theirs) for theirs in others)
+
+
+def _switched_off(flow: Flow, branch: Segment) -> bool:
+    """Whether a constant of zero ends it, such as the state that a recurrence starts from: that is no draw's doing."""
+    return any(
+        step.op.role is Role.SCALE and step.drift == -math.inf and not _reads_a_parameter(flow, step.op)
+        for step in branch.steps
+    )
+
+
+def _reads_a_parameter(flow: Flow, op: Op) -> bool:
+    return any(behind(flow.trace, i) for i in op.inputs)
 
 
 def _judge(flow: Flow, branch: Segment, end: Op, joint: Op, *, alone: bool) -> Iterator[Observation]:

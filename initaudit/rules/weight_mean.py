@@ -24,9 +24,10 @@ for layer in model[::2]:
 Draw around zero: `nn.init.uniform_(w, -b, b)`, or one of the initializers named in the advice.
 
 ## Limit and where it comes from
-1: the mean adds as much as the variance. A mean is taken for real only beyond 5 of its standard errors `sqrt(v /
-N)`, which chance passes in fewer than one layer in a million. Not judged: norms, biases, embeddings, depthwise
-convolutions, fixed filters, and layers with a fan-in under 16.
+1: the mean adds as much as the variance. It is a warning, and an error where it leads to a drift that is one. A mean
+is taken for real only beyond 5 of its standard errors `sqrt(v / N)`, which chance passes in fewer than one layer in a
+million. Not judged: norms, biases, embeddings, depthwise convolutions, fixed filters, and layers with a fan-in under
+16.
 
 ## References
 He et al. 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2 (weights of zero mean). LeCun et al.
@@ -70,6 +71,7 @@ def check(flow: Flow) -> Iterator[Observation]:
             "times what their variance adds to the pre-activation" + (f" (also {listing(rest)})" if rest else "")
         ),
         observed=share,
+        severity=Severity.WARNING,
         affected=rest,
         layer=layer,
     )
@@ -91,7 +93,7 @@ def _share(layer: Layer) -> float:
 RULE = Rule(
     code="IA305",
     name="weights-with-a-mean",
-    severity=Severity.WARNING,
+    severity=Severity.ERROR,
     limit=Limit(LIMIT, unit="times the share of the variance", source="He et al. 2015, section 2.2: zero-mean weights"),
     check=check,
     needs_run=False,

@@ -47,7 +47,8 @@ def observe_drift(found: Drift, what: str) -> Observation:
         message = f"{what} to nothing {span}"
     else:
         message = f"{what} by a factor of {figure(found.factor)} {span}"
-        message += f", {figure(per_layer)} per layer over {len(steps)} layers" if len(steps) > 1 else ""
+        if len(steps) > 1 and found.leap is None:
+            message += f", {figure(per_layer)} per layer over {len(steps)} layers"
     reason = _blame(found.culprits) if found.culprits else _blame_others(found)
     message += f"; {reason}" if reason else ""
     return Observation(
@@ -90,6 +91,11 @@ def describe_weight(step: Step) -> str:
 
 def _blame_others(found: Drift) -> str | None:
     """What drives a drift that the weights do not account for, where that can be told."""
+    if found.leap is not None:
+        factor, name = figure(math.exp(found.leap.drift / 2)), found.leap.op.name
+        other = " by another signal" if found.leap.op.role is Role.GATE else ""
+        assert found.first.layer is not None
+        return f"most of it is one step: `{name}` behind {found.first.layer.fqn}{other} makes a factor of {factor}"
     joins = [s for s in found.segment.steps if s.op.role is Role.JOIN and s.drift > 0]
     if found.amount > 0:
         if sum(s.drift for s in joins) < found.amount / 2:

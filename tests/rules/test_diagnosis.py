@@ -105,6 +105,45 @@ def test_what_comes_before_the_drift_is_its_cause(fault: str) -> None:
     assert report.verdict == "fail"
 
 
+@pytest.mark.parametrize("first", [0, 2])
+def test_weights_with_a_mean_come_before_the_explosion_that_they_cause(first: int) -> None:
+    model = net(4)
+    for layer in model[first::2]:
+        nn.init.uniform_(layer.weight)
+    report = initaudit.audit(model, batch())
+    cause = report.findings[0]
+    assert (cause.code, cause.fqn, cause.severity.value) == ("IA305", str(first), "error")
+    assert cause.advice is not None
+    assert f"it leads to exploding-activations {'here' if first == 0 else 'at 0'}" in cause.message
+    assert not found(report, "IA102").root_cause
+    assert not alarms(cured(model, report, batch()))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bias_that_drowns_the_signal_comes_before_the_drift_from_the_same_layer(seed: int) -> None:
+    model = net(4, activation=nn.Tanh, gain=1.0, seed=seed)
+    for layer in model[::2]:
+        nn.init.constant_(layer.bias, 5.0)
+    report = initaudit.audit(model, batch())
+    assert (report.findings[0].code, report.findings[0].fqn) == ("IA306", "0")
+    assert roots(report) == [("IA306", "0")]
+
+
+def test_a_cause_inside_a_drift_is_not_told_of_the_layers_before_it() -> None:
+    model = net(6)
+    nn.init.uniform_(model[6].weight)
+    cause = found(initaudit.audit(model, batch()), "IA305")
+    assert not {"0", "2", "4"} & set(cause.affected)
+
+
+def test_weights_that_are_too_small_do_not_make_the_output_too_large() -> None:
+    model = net(4)
+    model[6].reset_parameters()
+    report = initaudit.audit(model, batch().abs() * 150)
+    assert "leads to" not in found(report, "IA301").message
+    assert found(report, "IA401").root_cause
+
+
 def test_select_and_ignore_take_codes_names_and_beginnings() -> None:
     model, x = collapsed(), batch()
 

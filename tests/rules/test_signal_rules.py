@@ -139,6 +139,21 @@ class TestExplodingActivations:
         assert found(report, "IA102").affected == ()
         assert not alarms(cured(model, report, batch()))
 
+    def test_one_constant_factor_is_named_at_its_place(self) -> None:
+        class Tempered(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.body = net(3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                result: Tensor = self.body(x) / 1e-3
+                return result
+
+        finding = found(audit(Tempered()), "IA102")
+        assert (finding.fqn, finding.affected) == ("body.6", ())
+        assert "most of it is one step: `div` behind body.6 makes a factor of 1e+03" in finding.message
+        assert "per layer" not in finding.message
+
     def test_unnormalized_residual_net(self) -> None:
         class Block(nn.Module):
             def __init__(self) -> None:
@@ -192,6 +207,16 @@ class TestDeadUnits:
 
 
 class TestSaturatedUnits:
+    @pytest.mark.parametrize(("gain", "fires"), [(1.0, False), (4.0, True)])
+    def test_a_standard_normal_at_the_ends_of_hardtanh_is_its_own(self, gain: float, fires: bool) -> None:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(128, 256), nn.BatchNorm1d(256), nn.Hardtanh(), nn.Linear(256, 10))
+        nn.init.constant_(model[1].weight, gain)
+        report = audit(model, batch(samples=128))
+        assert ("IA104" in {f.code for f in report.findings}) == fires
+        if fires:
+            assert "its pre-activation has rms 4" in found(report, "IA104").message  # the norm's, not the layer's
+
     @pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid, nn.Hardtanh, nn.Softsign])
     def test_weights_too_large_for_a_function_with_flat_ends(self, activation: Callable[[], nn.Module]) -> None:
         model = net(3, 128, activation, 20.0)
@@ -336,6 +361,18 @@ class TestOutput:
         scale(model[MIDDLE], 30)
         report = audit(model)
         assert str(MIDDLE) == report.findings[0].fqn
+
+    def test_a_size_that_comes_in_with_the_input_is_told(self) -> None:
+        message = found(audit(net(3), 100 + 100 * batch()), "IA401").message
+        assert "it comes in with the input (mean 10" in message
+        assert message.endswith("normalize the input")
+
+    def test_what_the_layers_or_a_bias_amplify_does_not_come_in_with_the_input(self) -> None:
+        large, shifted = net(3), net(3)
+        scale(large[6], 30)
+        nn.init.constant_(shifted[6].bias, 110.0)
+        for model in (large, shifted):
+            assert "comes in" not in found(audit(model, 50 * batch()), "IA401").message
 
     def test_an_explosion_explains_the_size_of_the_output(self) -> None:
         assert roots(audit(net(20, gain=3.5))) == [("IA102", "0")]
