@@ -273,7 +273,7 @@ class Flow:
         silent = op.stats is not None and op.stats.rms == 0 and self.liveness.silenced(op)
         if op.role in _COUNTED and op.stats is not None and before is not None and not silent and self._adds_known(op):
             drift = signal_drift(op.stats, before, self._rounding)
-            square = log_ratio(op.stats.rms**2, before.rms**2)
+            square = 2 * log_ratio(op.stats.rms, before.rms)
         deviation = weight_deviation(layer, (activation, call.nonlinearity if call else None)) if layer else 0.0
         return Step(op, drift, square, layer, call, deviation)
 
@@ -302,11 +302,11 @@ def weight_deviation(layer: Layer, around: Sequence[Activation | None]) -> float
     gradient, torch's own table, and for a saturating function also 1, its slope at zero, where signals neither grow
     nor die in the limit of depth (Schoenholz 2017).
     """
-    mean_square = layer.weight.rms**2
-    if not mean_square > 0 or not math.isfinite(mean_square):
+    rms = layer.weight.rms
+    if not rms > 0 or not math.isfinite(rms):
         return 0.0
     gains = [gain for activation in around for gain in accepted_gains(activation)]
-    found = math.log(mean_square) + math.log(layer.fan_in)
+    found = 2 * math.log(rms) + math.log(layer.fan_in)
     low, high = 2 * math.log(min(gains)), 2 * math.log(max(gains))
     return found - low if found < low else found - high if found > high else 0.0
 
