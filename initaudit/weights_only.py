@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from initaudit.choices import is_checkpoint
-from initaudit.errors import AuditError, UnknownLayerError, UsageError
+from initaudit.errors import AuditError, UnknownLayerError
 from initaudit.probe.build import module_access
-from initaudit.probe.checkpoint import checkpoints_in, read_tensors
+from initaudit.probe.checkpoint import read_tensors
 from initaudit.probe.deferred import Deferred
 from initaudit.probe.restore import random_state
 from initaudit.probe.tables import is_mask, no_matrix, unreadable
@@ -58,10 +58,7 @@ class Stored:
 def collect_weights(spec: str) -> list[Target]:
     """What :func:`initaudit.target.load.collect` finds, or the checkpoint that ``spec`` names."""
     if not is_checkpoint(spec):
-        found = collect(spec)
-        if not found and Path(spec).is_dir() and (files := checkpoints_in(Path(spec))):
-            raise UsageError(f"no model in the Python files of {spec}; for its weights name the checkpoint: {files[0]}")
-        return found
+        return collect(spec)
 
     def no_model() -> nn.Module:
         raise AuditError("load", f"{spec} holds weights and no model to run; audit it with --weights-only")

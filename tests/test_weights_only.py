@@ -16,7 +16,7 @@ import initaudit.probe.deferred as deferred
 from initaudit.errors import AuditError, UsageError
 from initaudit.records import Finding, Trace
 from initaudit.rules import diagnose
-from initaudit.target.load import Target
+from initaudit.target.load import Target, explain_nothing
 from initaudit.weights_only import collect_weights, read_weights
 
 
@@ -333,6 +333,16 @@ def test_a_factory_that_loads_a_file_is_told_to_name_it(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_a_saved_model_points_to_its_weights(tmp_path: Path) -> None:
-    torch.save({"w": torch.randn(9, 9)}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(UsageError, match=r"name the checkpoint: .*pytorch_model\.bin"):
-        collect_weights(str(tmp_path))
+    for name in ("model-1.safetensors", "model.safetensors.index.json", "config.json"):
+        (tmp_path / name).touch()
+    assert collect_weights(str(tmp_path)) == []
+    hint = f"To have the weights judged that are there: initaudit {tmp_path / 'model.safetensors.index.json'} --weights"
+    assert hint in explain_nothing(str(tmp_path))
+
+
+def test_what_a_factory_refuses_is_said_as_it_says_it() -> None:
+    def refuses() -> nn.Module:
+        raise AuditError("load", "needs a package")
+
+    with pytest.raises(AuditError, match=r"^needs a package$"):
+        read_weights(Target("m", "m", refuses))

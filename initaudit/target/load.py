@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from initaudit.errors import AuditError, UsageError
+from initaudit.probe.checkpoint import checkpoints_in
 from initaudit.target.collecting import Survey, required_arguments, survey
 from initaudit.target.frames import user_error
 from initaudit.target.hub import check_memory, timm_factory, transformers_factory
@@ -98,11 +99,12 @@ def collect(spec: str) -> list[Target]:
 def explain_nothing(spec: str) -> str:
     """Why :func:`collect` found nothing in a file or folder, and what to write so that it does."""
     if not os.path.isfile(spec):
+        weights = checkpoints_in(Path(spec))
         return (
             f"no model in the Python files of {spec}\n"
             "  Collected are nn.Module instances, functions that return an nn.Module and nn.Module classes, "
             "if they need no argument."
-        )
+        ) + (f"\n  To have the weights judged that are there: initaudit {weights[0]} --weights-only" if weights else "")
     module = import_file(Path(spec), spec)[0]
     found = _surveyed(module, spec)
     lines = [f"no model to audit in {spec}: no nn.Module instance, and no factory or class that needs no argument"]
