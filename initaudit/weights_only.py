@@ -189,7 +189,7 @@ def _described(item: Stored, tensor: Tensor | str) -> _Described:
     if item.module is None and is_mask(tensor):
         return _Described(reason=_MASK)
     plain = torch_fans(tensor.shape)
-    known = _fans_of_module(item)
+    known = _fans_of_module(item) if plain else None
     fans = known or plain
     parameter = parameter_record(
         item.name, tensor, fans=fans, torch_fans=plain, aliases=item.aliases, requires_grad=item.requires_grad
