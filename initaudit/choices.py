@@ -14,7 +14,13 @@ FORMATS = ("table", "json")
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 DEVICE_EXPECTED = "auto, cpu, cuda, cuda:N or mps"
 NEVER = "never"
+CHECKPOINTS = (".safetensors", ".index.json", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")
 FAIL_ON = ("error", "warning", "note", NEVER)  # the severities, worst first
+
+
+def is_checkpoint(target: str) -> bool:
+    """Whether a TARGET names a checkpoint, by its ending."""
+    return target.lower().endswith(CHECKPOINTS)
 
 
 def check_fail_on(word: str) -> None:

@@ -229,7 +229,7 @@ class Layer:
 
         It needs no run and is sharp: its relative error is that of ``E[w^2]`` over all weights (He et al. 2015, eq. 7).
         """
-        return self.fan_in * self.weight.rms**2
+        return self.fan_in * (self.weight.rms * self.weight.rms)  # `**` raises beyond what a float holds
 
     @property
     def measured_factor(self) -> float | None:
@@ -241,9 +241,9 @@ class Layer:
         call = self.calls[0] if self.calls else None
         if call is None or call.input is None or call.pre_activation is None or not call.input.rms > 0:
             return None
-        added = self.bias.rms**2 if self.bias else 0.0
-        rest = call.pre_activation.rms**2 - added
-        return rest / call.input.rms**2 if rest > added else None
+        added = self.bias.rms * self.bias.rms if self.bias else 0.0
+        rest = call.pre_activation.rms * call.pre_activation.rms - added
+        return rest / (call.input.rms * call.input.rms) if rest > added else None
 
 
 @dataclass(frozen=True, slots=True)

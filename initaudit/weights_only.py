@@ -6,7 +6,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -15,13 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from initaudit.choices import is_checkpoint
 from initaudit.errors import AuditError, UnknownLayerError
 from initaudit.probe.access import module_access, parameter_access
-from initaudit.probe.checkpoint import is_checkpoint, read_tensors
+from initaudit.probe.checkpoint import read_tensors
 from initaudit.probe.deferred import Deferred
 from initaudit.probe.restore import random_state
+from initaudit.probe.tables import is_mask, no_matrix, unreadable
 from initaudit.probe.weights import parameter_record
 from initaudit.records import Environment, Layer, Parameter, Trace, Unjudged
+from initaudit.rules.paths import is_bias, is_zero
 from initaudit.target.frames import user_error
 from initaudit.target.load import Target, collect
 from initaudit.theory.fans import fan_in_and_fan_out, torch_fans
@@ -30,16 +32,22 @@ NOT_RUN = Unjudged(
     "", "--weights-only ran nothing, so that signal, gradient, gains and the loss at the start are unknown"
 )
 _ZEROS = "zeros: whether a gradient ever reaches them, only a run can tell"
-_TABLE = "not a weight: its entries are {low:.3g} and {high:.3g}, as those of a mask"
+_MASK = "two values, of which one is zero: a mask and not a weight"
+_AS_A_WHOLE = (
+    "without --weights-only it is built as a whole; where it loads a checkpoint, name that file instead of the model"
+)
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One tensor as it is met: ``tensor`` makes it, or reads it. ``module`` is the one that owns it, where known."""
+    """One tensor as it is met: ``tensor`` makes it, reads it, or says why it is not judged.
+
+    ``module`` is the one that owns it, where known.
+    """
 
     name: str
-    tensor: Callable[[], Tensor]
+    tensor: Callable[[], Tensor | str]
     aliases: tuple[str, ...] = ()
     module: nn.Module | None = None
     access: str = ""
@@ -72,16 +80,13 @@ def read_weights(target: Target, *, seed: int = 0, progress: Progress = lambda s
     progress("building")
     parameters, layers, unjudged = [], [], [NOT_RUN]
     for item in _of_checkpoint(target.id) if is_checkpoint(target.id) else _of_model(target, seed):
-        tensor = item.tensor().detach()
-        if reason := _no_weight(tensor):
-            unjudged.append(Unjudged(item.name, reason))
-            continue
-        parameter, layer = _described(item, tensor)
-        parameters.append(parameter)
-        if layer is not None:
-            layers.append(layer)
-            if parameter.constant and parameter.min == 0:
-                unjudged.append(Unjudged(item.name, _ZEROS))
+        found = _described(item, item.tensor())
+        if found.parameter is not None:
+            parameters.append(found.parameter)
+        if found.layer is not None:
+            layers.append(found.layer)
+        if found.reason:
+            unjudged.append(Unjudged(item.name, found.reason))
     if not parameters:
         raise AuditError("load", f"{target.id} holds no floating-point weight")
     return Trace(
@@ -100,12 +105,12 @@ def read_weights(target: Target, *, seed: int = 0, progress: Progress = lambda s
 
 
 def _of_checkpoint(spec: str) -> Iterator[Stored]:
-    for name, tensor in read_tensors(spec):
-        yield Stored(name, partial(_itself, tensor))
+    for name, value in read_tensors(spec):
+        yield Stored(name, partial(_itself, value))
 
 
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
+def _itself(value: Tensor | str) -> Tensor | str:
+    return value
 
 
 def _of_model(target: Target, seed: int) -> Iterator[Stored]:
@@ -128,10 +133,12 @@ def _of_model(target: Target, seed: int) -> Iterator[Stored]:
     for name, parameter in model.named_parameters():
         if is_lazy(parameter):
             raise AuditError("load", f"{name} is lazy: its shape is known only after a run")
+        if parameter.is_meta and not maker.knows(parameter):
+            raise AuditError("load", f"{name} is on the meta device, without values; name a function that builds it")
         owner, _, leaf = name.rpartition(".")
         yield Stored(
             name,
-            partial(maker.make, parameter),
+            partial(_made, maker, parameter, name),
             tuple(n for n in names[id(parameter)] if n != name),
             modules[owner],
             module_access(modules, owner),
@@ -141,14 +148,23 @@ def _of_model(target: Target, seed: int) -> Iterator[Stored]:
         )
 
 
+def _made(maker: Deferred, parameter: Tensor, name: str) -> Tensor:
+    try:
+        return maker.make(parameter)
+    except Exception as error:
+        raise user_error("load", f"could not make {name} by itself", error, _AS_A_WHOLE) from error
+
+
 def _built(target: Target, seed: int, fresh: float = math.nan) -> tuple[Deferred, nn.Module]:
     maker = Deferred(seed, fresh=fresh)
     try:
         with random_state(seed):
             return maker, maker.build(target.factory)
+    except AuditError:
+        raise
     except Exception as error:
         problem = f"could not build {target.id} without the memory for its weights"
-        raise user_error("load", problem, error, "without --weights-only it is built as a whole") from error
+        raise user_error("load", problem, error, _AS_A_WHOLE) from error
 
 
 def _prevailing_dtype(parameters: list[Parameter]) -> str:
@@ -159,42 +175,58 @@ def _prevailing_dtype(parameters: list[Parameter]) -> str:
     return entries.most_common(1)[0][0]
 
 
-def _no_weight(tensor: Tensor) -> str:
-    """Why a tensor is none that an initializer fills, or ``""``."""
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return f"{str(tensor.dtype).removeprefix('torch.')} of {tensor.numel()} entries, not a weight"
-    ends = (tensor if tensor.element_size() > 1 else tensor.float()).aminmax()  # float8 has no order of its own
-    low, high = (float(end) for end in ends)
-    if low < high and max(-low, high) > 1e4 and bool(((tensor == low) | (tensor == high)).all()):
-        return _TABLE.format(low=low, high=high)
-    return ""
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """What is kept of one tensor, and why it, or a part of what could be said of it, is not judged."""
+
+    parameter: Parameter | None = None
+    layer: Layer | None = None
+    reason: str = ""
 
 
-def _described(item: Stored, tensor: Tensor) -> tuple[Parameter, Layer | None]:
-    owner, _, leaf = item.name.rpartition(".")
+def _described(item: Stored, tensor: Tensor | str) -> _Described:
+    if isinstance(tensor, str) or (unread := unreadable(tensor)):
+        return _Described(reason=tensor if isinstance(tensor, str) else unread)
+    tensor = tensor.detach()
+    if item.module is None and is_mask(tensor):
+        return _Described(reason=_MASK)
     plain = torch_fans(tensor.shape)
-    fans: tuple[float, float] | None = plain
-    if item.module is not None and plain is not None:
-        with suppress(UnknownLayerError):
-            fans = fan_in_and_fan_out(item.module, leaf)
+    known = _fans_of_module(item) if plain else None
+    fans = known or plain
     parameter = parameter_record(
         item.name, tensor, fans=fans, torch_fans=plain, aliases=item.aliases, requires_grad=item.requires_grad
     )
-    if parameter.nonfinite and item.unwritten():
+    if parameter.nonfinite and bool(tensor.isnan().any()) and item.unwritten():
         parameter = replace(parameter, unwritten=True, init="never written")
-    if plain is None or fans is None or sum(size > 1 for size in tensor.shape) < 2:
-        return parameter, None
-    kind = type(item.module).__name__ if item.module is not None else "matrix" if tensor.dim() == 2 else "kernel"
-    return parameter, Layer(
+    if plain is None or fans is None or sum(size > 1 for size in tensor.shape) < 2 or is_bias(parameter):
+        return _Described(parameter)
+    if known is None and (reason := no_matrix(tensor, parameter)):
+        return _Described(parameter, reason=reason)
+    return _Described(parameter, _layer(item, parameter, fans, plain), _ZEROS if is_zero(parameter) else "")
+
+
+def _fans_of_module(item: Stored) -> tuple[float, float] | None:
+    if item.module is None:
+        return None
+    try:
+        return fan_in_and_fan_out(item.module, item.name.rpartition(".")[2])
+    except UnknownLayerError:
+        return None
+
+
+def _layer(item: Stored, weight: Parameter, fans: tuple[float, float], torch_fans: tuple[int, int]) -> Layer:
+    owner, _, leaf = item.name.rpartition(".")
+    kind = type(item.module).__name__ if item.module is not None else "matrix" if len(weight.shape) == 2 else "kernel"
+    return Layer(
         fqn=owner if leaf == "weight" and owner else item.name,
         kind=kind,
         fan_in=fans[0],
         fan_out=fans[1],
-        weight=parameter,
+        weight=weight,
         bias=None,
         calls=(),
         access=item.access,
         weight_access=item.weight_access,
-        torch_fan_in=plain[0],
-        torch_fan_out=plain[1],
+        torch_fan_in=torch_fans[0],
+        torch_fan_out=torch_fans[1],
     )

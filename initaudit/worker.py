@@ -26,6 +26,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from initaudit.choices import is_checkpoint
 from initaudit.codec import encode
 from initaudit.errors import AuditError, InitauditError, UsageError
 from initaudit.launcher import launched
@@ -123,7 +124,6 @@ def _load_torch() -> Message:
 
 
 def _collect(target: str, found: Found, weights_only: bool, seed: int) -> Message:
-    from initaudit.probe.checkpoint import is_checkpoint
     from initaudit.probe.restore import random_state
     from initaudit.target import load
     from initaudit.weights_only import collect_weights

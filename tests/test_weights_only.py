@@ -16,7 +16,7 @@ import initaudit.probe.deferred as deferred
 from initaudit.errors import AuditError, UsageError
 from initaudit.records import Finding, Trace
 from initaudit.rules import diagnose
-from initaudit.target.load import Target
+from initaudit.target.load import Target, explain_nothing
 from initaudit.weights_only import collect_weights, read_weights
 
 
@@ -255,3 +255,93 @@ def test_the_command(tmp_path: Path) -> None:
     refused = run("good.pt", "--input", "2x4")
     assert refused.returncode == 4
     assert refused.stderr.startswith("Error: --weights-only runs nothing, and --input says how to run")
+
+
+class Odd(nn.Module):
+    """Parameters of two dimensions that multiply nothing, or that no module tells to be matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(64, 64)
+        self.norm = nn.LayerNorm((16, 64))
+        self.A_log = nn.Parameter(torch.arange(1.0, 17).log().repeat(64, 1))
+        self.head_bias = nn.Parameter(torch.rand(16, 64))
+        self.register_buffer("tril", torch.ones(32, 32).tril())
+        self.register_buffer("attention_mask", torch.ones(32, 32))
+        self.register_buffer("weight_scale_inv", torch.rand(32, 32))
+
+
+def test_what_is_no_matrix_gets_no_verdict_as_one(saved) -> None:
+    assert found(of_model(Odd)) == set()
+    trace = of_file(saved(Odd()))
+    assert found(trace) == set()
+    listed = {part.fqn for part in trace.unjudged}
+    assert {"norm.weight", "A_log", "tril", "attention_mask", "weight_scale_inv"} <= listed
+    assert "head_bias" not in listed
+
+
+def test_ones_are_a_fault_where_the_module_is_known(saved) -> None:
+    class Ones(Odd):
+        def __init__(self) -> None:
+            super().__init__()
+            nn.init.ones_(self.linear.weight)
+
+    assert found(of_model(Ones)) == {("IA304", "linear")}
+    assert "linear.weight" in {part.fqn for part in of_file(saved(Ones())).unjudged}
+
+
+def test_a_single_infinity_is_found(saved) -> None:
+    class Infinite(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.linear, self.zero = nn.LayerNorm(64), nn.Linear(64, 64), nn.Linear(64, 64)
+            nn.init.zeros_(self.linear.bias)
+            nn.init.zeros_(self.zero.weight)
+            with torch.no_grad():
+                self.norm.weight[5] = self.linear.bias[7] = self.zero.weight[3, 4] = math.inf
+
+    for trace in (of_model(Infinite), of_file(saved(Infinite()))):
+        broken = {p.fqn for p in trace.parameters if p.nonfinite and not p.unwritten}
+        assert broken == {"norm.weight", "linear.bias", "zero.weight"}
+        assert {code for code, _ in found(trace)} == {"IA502"}
+
+
+def test_a_kernel_that_may_be_depthwise_has_no_mean_to_judge(tmp_path: Path) -> None:
+    torch.save({"dw.weight": torch.rand(32, 1, 7, 7), "full.weight": torch.rand(32, 4, 7, 7)}, tmp_path / "m.pt")
+    assert found(of_file(tmp_path / "m.pt")) == {("IA305", "full")}
+
+
+def test_a_model_without_values_is_an_error() -> None:
+    with torch.device("meta"):
+        model = nn.Linear(64, 64)
+    for is_factory in (True, False):
+        with pytest.raises(AuditError, match="weight is on the meta device, without values"):
+            read_weights(Target("m", "m", lambda: model, is_factory=is_factory))
+
+
+def test_a_factory_that_loads_a_file_is_told_to_name_it(tmp_path: Path) -> None:
+    held = torch.empty(512, 512, device="meta")
+
+    def loads() -> nn.Module:
+        layer = nn.Linear(512, 512)
+        layer.weight = nn.Parameter(held + 1)
+        return layer
+
+    with pytest.raises(AuditError, match="where it loads a checkpoint, name that file"):
+        read_weights(Target("m", "m", loads))
+
+
+def test_a_folder_of_a_saved_model_points_to_its_weights(tmp_path: Path) -> None:
+    for name in ("model-1.safetensors", "model.safetensors.index.json", "config.json"):
+        (tmp_path / name).touch()
+    assert collect_weights(str(tmp_path)) == []
+    hint = f"To have the weights judged that are there: initaudit {tmp_path / 'model.safetensors.index.json'} --weights"
+    assert hint in explain_nothing(str(tmp_path))
+
+
+def test_what_a_factory_refuses_is_said_as_it_says_it() -> None:
+    def refuses() -> nn.Module:
+        raise AuditError("load", "needs a package")
+
+    with pytest.raises(AuditError, match=r"^needs a package$"):
+        read_weights(Target("m", "m", refuses))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from initaudit.choices import is_checkpoint
 from initaudit.cli.group import Exit, report_defect
 from initaudit.errors import AuditError, UsageError
 
@@ -31,6 +32,9 @@ def fix(ctx: click.Context, *, write: str | None, keyword: str | None, config: s
     settings = settings_of(ctx, config)
     if write is not None:
         check_writable("--write", write, settings.targets)
+    if weights := next(filter(is_checkpoint, settings.targets), None):
+        what = f"{weights} is a checkpoint, which holds weights and no model to mend"
+        raise UsageError(f"{what}; to have them judged: initaudit {weights} --weights-only")
     given = ctx.get_parameter_source("seeds") is ParameterSource.COMMANDLINE
     keep = parse_expression(keyword) if keyword else lambda name: True
     with Progress(no_color=settings.no_color, quiet=settings.quiet) as progress:

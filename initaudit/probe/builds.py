@@ -127,13 +127,30 @@ def is_scattered(tensor: Tensor) -> bool:
 
     False for what is too small to tell: fewer than 16 entries.
     """
-    if tensor.numel() < FEWEST:
-        return False
+    found = _correlations(tensor) if tensor.numel() >= FEWEST else None
+    return found is not None and all(abs(correlation) < REGULAR for correlation in found)
+
+
+def is_regular(tensor: Tensor) -> bool:
+    """Whether entries follow from their neighbours along some dimension, as in a table.
+
+    False for a constant, and for what is too small to tell: fewer than 16 pairs of neighbours, unless a line rises or
+    falls all along.
+    """
+    line = tensor.detach().reshape(-1)[: tensor.shape[-1]].to("cpu", torch.float64)
+    steps = line.diff()
+    if len(line) >= FEWEST // 2 and bool((steps > 0).all() or (steps < 0).all()):
+        return True
+    return any(correlation >= REGULAR for correlation in _correlations(tensor) or ())
+
+
+def _correlations(tensor: Tensor) -> list[float] | None:
+    """Of neighbours, along each dimension with pairs enough; ``None`` where all entries are equal."""
     values = tensor.detach()[tuple(slice(WINDOW) for _ in tensor.shape)].to("cpu", torch.float64)
     centred = values - values.mean()
     power = float(centred.square().mean())
     pairs = ((d, centred.numel() - centred.numel() // size) for d, size in enumerate(centred.shape))
-    return power > 0 and all(abs(_neighbours(centred, d)) < REGULAR * power for d, n in pairs if n >= FEWEST)
+    return [_neighbours(centred, d) / power for d, n in pairs if n >= FEWEST] if power > 0 else None
 
 
 def _neighbours(centred: Tensor, dimension: int) -> float:

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 LARGE = 1 << 16  # entries from which a tensor is deferred; smaller ones are worth no trouble
 _EMPTY = ("aten::empty", "aten::new_empty")  # and empty_like, empty_strided ...
 _CPU = torch.device("cpu")
+_META = torch.device("meta")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,21 @@ class Deferred(TorchDispatchMode):  # type: ignore[no-untyped-call]
         written = [t for value in _written(func, args, kwargs) for t in _tensors(value)]
         if not deferred:
             return self._small(func, args, kwargs, made_from=given)
+        if written and func._schema.name.startswith("aten::_foreach") and len(args[0]) > 1:
+            return self._one_by_one(func, args, kwargs)
+        if len({t.is_meta for t in written}) > 1:
+            raise NotImplementedError(f"{func} writes to a large tensor and to a small one at once")
         if func is torch.ops.aten._local_scalar_dense.default or not all(t.is_meta for t in written):
             made = tree_map(lambda v: self.make(v) if isinstance(v, Tensor) and v.is_meta else v, (args, kwargs))
             return func(*made[0], **made[1])  # its outcome is needed now
         return self._later(func, args, kwargs, {_storage(t) for t in deferred}, written)
+
+    def _one_by_one(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Write to the tensors of a list one after the other, for some may be there and others put off."""
+        count = len(args[0])
+        for i in range(count):
+            at = (v[i : i + 1] if isinstance(v, (list, tuple)) and len(v) == count else v for v in args)
+            self._do(func, tuple(at), kwargs)
 
     def _small(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *, made_from: list[Tensor]) -> Any:
         """Do an operation on tensors that are there, or put it off when it makes a large one from nothing."""
@@ -95,7 +107,7 @@ class Deferred(TorchDispatchMode):  # type: ignore[no-untyped-call]
         args_, kwargs_ = tree_map(_to_meta, (args, kwargs))
         names = {argument.name for argument in func._schema.arguments}
         if "device" in names and not known:
-            kwargs_ = kwargs_ | {"device": torch.device("meta")}
+            kwargs_ = kwargs_ | {"device": _META}
         result = func(*args_, **kwargs_)
         if "dtype" in names and not known and isinstance(result, Tensor):
             kwargs = kwargs | {"dtype": result.dtype}  # the default one may be another when this is done again
@@ -110,13 +122,17 @@ class Deferred(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _as_it_is(self, value: Any) -> Any:
         """An argument that stays what it is, though ``p.data = ...`` gives a tensor other memory and code fills it."""
         if not isinstance(value, Tensor):
-            return value
+            return _CPU if value == _META and isinstance(value, torch.device) else value
         return value.detach() if value.is_meta or value.numel() >= self._large else value.detach().clone()
 
     def _note(self, tensor: Tensor, step: _Step) -> None:
         self._of.setdefault(_storage(tensor), []).append(len(self._steps))
         self._steps.append(step)
         self._kept.append(tensor.detach())
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether a tensor on the meta device was made while this was active, so that its values can be."""
+        return _storage(tensor) in self._of
 
     def make(self, tensor: Tensor) -> Tensor:
         """What ``tensor`` holds, on the cpu, or itself where it was not put off."""
@@ -182,7 +198,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterat
 def _to_meta(value: Any) -> Any:
     if isinstance(value, Tensor) and not value.is_meta:
         return value.to("meta")
-    return torch.device("meta") if value == _CPU and isinstance(value, torch.device) else value
+    return _META if value == _CPU and isinstance(value, torch.device) else value
 
 
 def _is_empty(function: Any) -> bool:
@@ -194,6 +210,8 @@ def _storage(tensor: Tensor) -> int:
 
 
 def _view(memory: Tensor, like: Tensor) -> Tensor:
+    if memory.dtype is not like.dtype:  # as of the real numbers that a complex one is
+        memory = memory.view(like.dtype)
     return memory.as_strided(like.size(), like.stride(), like.storage_offset())
 
 

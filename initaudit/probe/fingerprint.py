@@ -28,6 +28,7 @@ from initaudit.theory.variance import (
 # Standard deviation of a normal law cut at two of its own standard deviations.
 TRUNCATED_STD = 0.8796256610342398
 TOO_FEW = 16  # values below which no law is named
+TOO_LARGE = 1e150  # rms beyond which its square is none in float64
 SHARP = 0.05  # relative standard error of the std above which no scale is named
 MISSED = 10.0  # -ln of the chance that a true law or scale is taken for another
 
@@ -107,7 +108,7 @@ def looks_like(
 
 def _law(moments: Moments, dtype: torch.dtype, known: Callable[[str], Sequence[Candidate]]) -> str:
     n, seen, kurtosis = moments.nonzero, moments.looked_at, moments.kurtosis
-    if n < TOO_FEW or kurtosis is None or moments.nonfinite:
+    if n < TOO_FEW or kurtosis is None or moments.nonfinite or moments.rms > TOO_LARGE:
         return "unknown"
     rounding = torch.finfo(dtype).eps
     # Entries that are exactly zero (a padding row, a sparse init) are no part of the law.

@@ -30,6 +30,7 @@ SMALL = 1 << 14  # entries up to which tensors of one size are measured together
 TOGETHER = 1 << 17  # entries of such tensors, or of samples, at a time
 
 NAN = float("nan")
+_SHRUNK = 2.0**600  # exact to divide by, and the squares of what float64 holds are finite then
 _UNKNOWN = Moments(0, NAN, NAN, NAN, NAN, NAN)
 
 
@@ -188,7 +189,7 @@ def _seen_of(count: int) -> int:
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    flat = tensor.detach().reshape(-1)
+    flat = tensor.detach().reshape(-1).contiguous()  # of an expanded tensor even the reshaped one repeats memory
     return flat.float() if flat.element_size() == 1 else flat  # float8 has no arithmetic of its own
 
 
@@ -266,6 +267,8 @@ def _moments(
         if nonfinite:
             return replace(measure([flat[finite]])[0], count=count, nonfinite=nonfinite)
         total, squares = _exact_sums(flat, 0.0)
+        if not math.isfinite(total + squares):  # the squares of 1e200 are beyond float64
+            return _magnified(measure([flat / _SHRUNK])[0], _SHRUNK)
     if 0 < max(-low, high) < 1e-15:  # squares below what float32 can hold
         total, squares = _exact_sums(_flat(tensor), 0.0)
     mean = total / count
@@ -286,6 +289,12 @@ def _moments(
         looked_at=int(seen) if low < high else 0,
         zero_fraction=1 - seen / looked_at,
     )
+
+
+def _magnified(moments: Moments, factor: float) -> Moments:
+    """The moments of ``factor`` times as large values, of which those without a unit stay."""
+    lengths = ("mean", "std", "rms", "min", "max")
+    return replace(moments, **{name: factor * getattr(moments, name) for name in lengths})
 
 
 def _exact_sums(flat: Tensor, centre: float) -> tuple[float, float]:

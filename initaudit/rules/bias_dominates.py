@@ -84,8 +84,9 @@ def _ratio(layer: Layer) -> float:
         return 0.0
     if layer.fan_in < _FEW_INPUTS and layer.bias.rms <= layer.fan_in**-0.5:
         return 0.0
-    signal = layer.fan_in * layer.weight.rms**2 * source.rms**2
-    return layer.bias.rms**2 / signal if source.rms >= HEALTHY_RMS and signal > 0 else 0.0
+    signal = layer.weight.rms * source.rms
+    share = layer.bias.rms / signal if source.rms >= HEALTHY_RMS and signal > 0 else 0.0
+    return share * share / layer.fan_in  # `**` raises where the square is beyond what a float holds
 
 
 def _severity(trace: Trace, layer: Layer) -> Severity | None:

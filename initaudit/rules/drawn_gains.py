@@ -31,6 +31,11 @@ A mean below half of the rms, over at least eight channels: independent values a
 around zero only exceed it by chance once in a hundred thousand for 64 channels. A vector that multiplies a norm's
 output is its gain only where nothing else reads that output: the skip of a state space (`D * u` beside `S(u)`) is none.
 
+Without a run (`--weights-only`), gains are the vectors called `weight` or `gamma`, and nobody tells what becomes of
+them: some normalizations multiply by `1 + w` (Gemma), whose `w` training scatters around zero. So they are judged only
+where they look drawn and something else of the model shows that it has not been trained: another gain is one
+throughout, or at least half of its matrices have a std that an initializer gives (of a scheme, or of one digit).
+
 ## References
 
 Ioffe & Szegedy 2015 (arXiv:1502.03167), section 3: the gain starts at one. Goyal et al. 2017 (arXiv:1706.02677),
@@ -39,6 +44,7 @@ section 5.1: or at zero at the end of a residual branch.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from initaudit.records import Parameter, Severity, Trace
@@ -50,6 +56,10 @@ from initaudit.rules.paths import listing, owners
 from initaudit.rules.wording import figure, parameter_at
 
 _LIMIT = 0.5
+_FRESH = 0.5
+_LEFT_BY_AN_INITIALIZER = re.compile(
+    r"(kaiming|xavier|lecun)_|orthogonal|sparse|torch recurrent|(trunc_)?normal\(std=(0\.0*)?[1-9]\)"
+)
 _CHANNELS = 8
 
 
@@ -74,8 +84,16 @@ def check(flow: Flow) -> Iterator[Observation]:
 
 def _gains_by_name(trace: Trace) -> list[Parameter]:
     """Vectors called ``weight``, where no run tells what they multiply, and fresh: training moves gains anywhere."""
-    vectors = (p for p in trace.parameters if len(p.shape) == 1 and p.fqn.rpartition(".")[2] in ("weight", "gamma"))
-    return [p for p in vectors if looks_drawn(p)]
+    vectors = [p for p in trace.parameters if len(p.shape) == 1 and p.fqn.rpartition(".")[2] in ("weight", "gamma")]
+    drawn = [p for p in vectors if looks_drawn(p)]
+    return drawn if drawn and (any(p.init == "ones" for p in vectors) or _is_fresh(trace)) else []
+
+
+def _is_fresh(trace: Trace) -> bool:
+    """Whether at least half of the matrices and kernels are as an initializer leaves them, which no training does."""
+    matrices = [p for p in trace.parameters if sum(size > 1 for size in p.shape) > 1]
+    fresh = sum(p.constant or bool(_LEFT_BY_AN_INITIALIZER.match(p.init)) for p in matrices)
+    return fresh >= _FRESH * len(matrices) > 0
 
 
 RULE = Rule(

@@ -319,7 +319,7 @@ class Flow:
         silent = op.stats is not None and op.stats.rms == 0 and self.liveness.silenced(op)
         if op.role in _COUNTED and op.stats is not None and before is not None and not silent and self._keeps_size(op):
             drift = signal_drift(op.stats, before, self._rounding)
-            square = log_ratio(op.stats.rms**2, before.rms**2)
+            square = 2 * log_ratio(op.stats.rms, before.rms)
         if op.role is Role.GATE and source is not None:
             others = [self._own_change(o) for o in self._moving(op) if o is not source]
             # Growth of what tells samples apart may come with the other factor, without any growth of the values.
@@ -338,7 +338,7 @@ class Flow:
         while before is not None and not self._begins(start):
             start, before = before, self.source(before)
         here, there = self.measured(op).stats, self.measured(start).stats
-        return log_ratio(here.rms**2, there.rms**2) if here is not None and there is not None else 0.0
+        return 2 * log_ratio(here.rms, there.rms) if here is not None and there is not None else 0.0
 
     def _begins(self, op: Op) -> bool:
         """Whether ``op`` gives values whose size does not come from what they are made of."""
@@ -421,11 +421,11 @@ def weight_deviation(layer: Layer, around: Sequence[Activation | None]) -> float
     gradient, torch's own table, and for a saturating function also 1, its slope at zero, where signals neither grow
     nor die in the limit of depth (Schoenholz 2017).
     """
-    mean_square = layer.weight.rms**2
-    if not mean_square > 0 or not math.isfinite(mean_square):
+    rms = layer.weight.rms
+    if not rms > 0 or not math.isfinite(rms):
         return 0.0
     gains = [gain for activation in around for gain in accepted_gains(activation)]
-    found = math.log(mean_square) + math.log(layer.fan_in)
+    found = 2 * math.log(rms) + math.log(layer.fan_in)
     low, high = 2 * math.log(min(gains)), 2 * math.log(max(gains))
     return found - low if found < low else found - high if found > high else 0.0
 

@@ -72,8 +72,13 @@ def _by_its_path(fqn: str) -> str:
 
 
 def is_depthwise(layer: Layer) -> bool:
-    """Whether every output channel reads an input channel of its own, so that equal rows are no symmetry."""
+    """Whether every output channel reads an input channel of its own, so that equal rows are no symmetry.
+
+    Of a kernel alone nobody tells the groups: one that reads one channel counts as depthwise.
+    """
     shape = layer.weight.shape
+    if layer.kind == "kernel":
+        return shape[1] == 1
     if not layer.kind.startswith("Conv") or len(shape) < 3 or shape[1] != 1:
         return False
     field = 1

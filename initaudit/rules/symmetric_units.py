@@ -35,6 +35,9 @@ modulations (adaLN-zero), a learned scale (ReZero, SkipInit), one factor of LoRA
 scale that starts below 0.01 (LayerScale). What tells them apart is the live-factor rule: a zero is live once some way
 through it has no other zero factor that is not live, and what becomes live moves at that step of training.
 
+Without a run (`--weights-only`) equal units are a warning. What no module tells to be a matrix is left alone where it
+is one throughout, as gains and masks are, or a table whose entries follow from their neighbours.
+
 ## References
 Goodfellow, Bengio & Courville 2016, "Deep Learning", section 8.4 (breaking symmetry). Zeros that are meant: Goyal et
 al. 2017, arXiv:1706.02677; Zhang et al. 2019, "Fixup", arXiv:1901.09321; De & Smith 2020, "SkipInit",

@@ -27,7 +27,8 @@ Draw around zero: `nn.init.uniform_(w, -b, b)`, or one of the initializers named
 1: the mean adds as much as the variance. It is a warning, and an error where it leads to a drift that is one. A mean
 is taken for real only beyond 5 of its standard errors `sqrt(v / N)`, which chance passes in fewer than one layer in a
 million. Not judged: norms, biases, embeddings, depthwise convolutions, fixed filters, and layers with a fan-in under
-16.
+16. Without a run (`--weights-only`) also scales by their name, tables whose entries follow from their neighbours, and
+in a checkpoint kernels that read one channel.
 
 ## References
 He et al. 2015, "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2 (weights of zero mean). LeCun et al.

@@ -40,11 +40,7 @@ def transformers_factory(name: str) -> Callable[[], nn.Module]:
     transformers = _extra("transformers", "hf", f"hf:{name}")
     config = _config(transformers, name)
 
-    def build() -> nn.Module:
-        _check_memory(lambda: _from_config(transformers, config), f"hf:{name}")
-        return _from_config(transformers, config)
-
-    return build
+    return lambda: _from_config(transformers, config)
 
 
 def timm_factory(name: str) -> Callable[[], nn.Module]:
@@ -134,7 +130,7 @@ def _from_config(transformers: Any, config: Any) -> nn.Module:
     )
 
 
-def _check_memory(build: Callable[[], nn.Module], spec: str) -> None:
+def check_memory(build: Callable[[], nn.Module], spec: str) -> None:
     """Refuse a model whose weights and gradients cannot fit: default configs are those of the largest checkpoints."""
     available = _available_bytes()
     if available is None:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,9 +15,10 @@ from typing import Any
 from torch import nn
 
 from initaudit.errors import AuditError, UsageError
+from initaudit.probe.checkpoint import checkpoints_in
 from initaudit.target.collecting import Survey, required_arguments, survey
 from initaudit.target.frames import user_error
-from initaudit.target.hub import timm_factory, transformers_factory
+from initaudit.target.hub import check_memory, timm_factory, transformers_factory
 from initaudit.target.importing import DOTTED, Scope, import_dotted, import_file
 
 _TEST_FILE = re.compile(r"test_.*\.py|.*_test\.py")
@@ -33,7 +35,8 @@ class Target:
 
     ``id`` names it as a user would (``"model.py::Net"``) and ``name`` is its last part. ``is_factory`` says that every
     :meth:`build` makes a new model (False for an instance). ``module`` is the namespace in which ``initaudit_inputs``
-    and ``initaudit_loss`` are looked up, if there is one.
+    and ``initaudit_loss`` are looked up, if there is one. ``check`` raises :class:`AuditError` for a model that is too
+    large to be built as a whole.
     """
 
     id: str
@@ -41,10 +44,12 @@ class Target:
     factory: Callable[[], nn.Module]
     is_factory: bool = True
     module: ModuleType | None = None
+    check: Callable[[], None] = lambda: None
 
     def build(self) -> nn.Module:
         """Make the model. Raises :class:`AuditError` (stage "load") that names the line of the user's code."""
         try:
+            self.check()
             model: object = self.factory()
         except (AuditError, KeyboardInterrupt):
             raise
@@ -64,7 +69,9 @@ def collect(spec: str) -> list[Target]:
     folder a file that cannot be imported becomes a target whose :meth:`Target.build` raises.
     """
     if spec.startswith("hf:"):
-        return [Target(spec, spec.removeprefix("hf:"), transformers_factory(spec.removeprefix("hf:")))]
+        name = spec.removeprefix("hf:")
+        factory = transformers_factory(name)
+        return [Target(spec, name, factory, check=partial(check_memory, factory, spec))]
     if spec.startswith("timm:"):
         return [Target(spec, spec.removeprefix("timm:"), timm_factory(spec.removeprefix("timm:")))]
     location, *names = spec.split("::")
@@ -92,11 +99,12 @@ def collect(spec: str) -> list[Target]:
 def explain_nothing(spec: str) -> str:
     """Why :func:`collect` found nothing in a file or folder, and what to write so that it does."""
     if not os.path.isfile(spec):
+        weights = checkpoints_in(Path(spec))
         return (
             f"no model in the Python files of {spec}\n"
             "  Collected are nn.Module instances, functions that return an nn.Module and nn.Module classes, "
             "if they need no argument."
-        )
+        ) + (f"\n  To have the weights judged that are there: initaudit {weights[0]} --weights-only" if weights else "")
     module = import_file(Path(spec), spec)[0]
     found = _surveyed(module, spec)
     lines = [f"no model to audit in {spec}: no nn.Module instance, and no factory or class that needs no argument"]

@@ -117,6 +117,9 @@ def test_errors_have_the_contract_s_exit_codes(models: Path, tmp_path: Path) -> 
     assert "hold 2: name one of them" in two.stderr
     assert fix(models, "-k", "nothing_of_that_name").exit_code == 5
     assert fix(f"{models}::Deep", "--select", "IA999").exit_code == 4
+    weights = fix("model.pt")
+    assert weights.exit_code == 4
+    assert weights.stderr.endswith("no model to mend; to have them judged: initaudit model.pt --weights-only\n")
     nowhere = fix(f"{models}::Deep", "--write", str(tmp_path / "no" / "init.py"))
     assert nowhere.exit_code == 4
     assert "the directory to write it to does not exist; create it first" in nowhere.stderr

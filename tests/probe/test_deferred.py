@@ -126,3 +126,51 @@ def test_the_code_of_a_model_does_not_notice(ask: Callable[[nn.Linear], bool]) -
 
     assert next(Deferred(0, large=64).build(build).parameters()).is_meta
     assert answers == [True]
+
+
+def channels_last() -> nn.Module:
+    return nn.Conv2d(16, 16, 3).to(memory_format=torch.channels_last)
+
+
+def of_each_in_a_list() -> nn.Module:
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    torch._foreach_add_([p.data for p in model.parameters()], 1.0)
+    torch._foreach_mul_([p.data for p in model.parameters()], [1.0, 2.0, 3.0, 4.0])
+    return model
+
+
+def a_complex_one() -> nn.Module:
+    model = nn.Module()
+    model.w = nn.Parameter(torch.view_as_real(torch.randn(64, 64, dtype=torch.cfloat)))
+    return model
+
+
+def other_bits() -> nn.Module:
+    model = nn.Module()
+    model.w = nn.Parameter(torch.full((64, 64), 16256, dtype=torch.int16).view(torch.bfloat16))
+    return model
+
+
+@pytest.mark.parametrize("build", [channels_last, of_each_in_a_list, a_complex_one, other_bits])
+def test_layouts_views_and_lists(build: Callable[[], nn.Module]) -> None:
+    deferred = Deferred(0, large=1024)
+    model = deferred.build(build)
+    assert any(p.is_meta for p in model.parameters())
+    with torch.no_grad():
+        pairs = zip(map(deferred.make, model.parameters()), build().parameters(), strict=True)
+        for made, real in pairs:
+            assert (made.shape, made.stride(), made.dtype) == (real.shape, real.stride(), real.dtype)
+            assert float(made.float().mean()) == pytest.approx(float(real.float().mean()), abs=0.1)
+            assert float(made.float().square().mean()) == pytest.approx(float(real.float().square().mean()), rel=0.2)
+
+
+def test_what_writes_to_large_and_small_at_once_is_refused() -> None:
+    large, small = torch.empty(64, 64, device="meta"), torch.empty(64)
+    with Deferred(0), pytest.raises(NotImplementedError, match="to a large tensor and to a small one at once"):
+        torch.ops.aten.aminmax.out(torch.ones(64, 64), min=large, max=small)
+
+
+def test_only_what_was_made_in_sight_is_known() -> None:
+    deferred, model = built(large=64)
+    assert deferred.knows(model.plain.weight)
+    assert not deferred.knows(torch.empty(3, device="meta"))

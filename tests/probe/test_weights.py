@@ -171,3 +171,19 @@ def test_rows_that_may_be_orthogonal_are_told_from_those_that_are_not() -> None:
     tall, wide, doubled = (pytest.approx(gain, rel=1e-5) for gain in (1.0, 1.0, 2.0))
     seen = look([draw, turned, turned.T, 2 * turned, draw.flatten()])
     assert [s.orthogonal for s in seen] == [None, tall, wide, doubled, None]
+
+
+def test_what_is_expanded_or_strided_is_read_as_it_is() -> None:
+    values = torch.randn(700, 1).expand(700, 700)
+    assert_moments(record(values), values.numpy())
+    strided = torch.randn(1 << 19, generator=torch.Generator().manual_seed(0))
+    strided[1::2] = 0
+    assert record(strided[::2]).zero_fraction == 0
+    assert record(torch.ones(1).expand(1000, 1000)).init == "ones"
+
+
+def test_numbers_whose_squares_are_beyond_float64() -> None:
+    found = record(torch.randn(64, 64, dtype=torch.float64) * 1e200)
+    assert found.std == pytest.approx(1e200, rel=0.05)
+    assert found.rms == pytest.approx(found.std, rel=1e-3)
+    assert (found.nonfinite, found.init) == (0, "unknown")

@@ -6,6 +6,9 @@ from torch import nn
 
 import initaudit
 from initaudit.records import Finding
+from initaudit.rules import diagnose
+from initaudit.target.load import Target
+from initaudit.weights_only import read_weights
 
 
 class RMSNorm(nn.Module):
@@ -69,3 +72,27 @@ class Skip(nn.Module):
 def test_a_skip_beside_what_reads_the_norm_as_it_is_is_no_gain() -> None:
     assert not drawn(Skip(alone=False))
     assert [f.fqn for f in drawn(Skip(alone=True))] == ["D"]
+
+
+def of_weights(model: nn.Module) -> list[str]:
+    trace = read_weights(Target("m", "m", lambda: model, is_factory=False))
+    return [f.fqn for f in diagnose(trace) if f.code == "IA309"]
+
+
+def test_without_a_run_gains_around_zero_are_judged_where_the_model_is_fresh() -> None:
+    model = net(nn.BatchNorm1d)
+    nn.init.normal_(model[1].weight, std=0.02)
+    nn.init.normal_(model[4].weight, std=0.02)
+    assert of_weights(model) == ["1"]  # the matrices are as torch leaves them
+    for layer in (model[0], model[3], model[6]):
+        nn.init.normal_(layer.weight, std=0.02)
+    assert of_weights(model) == ["1"]
+
+
+def test_without_a_run_gains_of_a_trained_model_may_scatter_anywhere() -> None:
+    model = net(RMSNorm)  # used as 1 + w, say: nobody tells
+    for number, parameter in enumerate(model.parameters()):
+        nn.init.normal_(parameter, std=0.0216 + 0.0013 * number)
+    assert of_weights(model) == []
+    nn.init.ones_(model[4].weight)
+    assert of_weights(model) == ["1"]

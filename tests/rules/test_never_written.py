@@ -1,7 +1,10 @@
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
+import initaudit
 from initaudit.rules import nonfinite_parameters
 from initaudit.rules.base import Observation
 from initaudit.rules.flow import Flow
@@ -48,3 +51,14 @@ def test_it_is_not_reported_as_nonfinite_as_well() -> None:
     flow = parameters_only(parameter("a.weight", max=1e38, nonfinite=3))
     assert len(found(flow)) == 1
     assert list(nonfinite_parameters.RULE.check(flow)) == []
+
+
+@pytest.mark.parametrize("size", [1e160, 1e200, 1e290])
+def test_numbers_whose_squares_are_beyond_a_float_do_not_break_an_audit(size: float) -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 3)).double()
+    with torch.no_grad():
+        model[0].weight.mul_(size)
+        model[0].bias.mul_(size)
+    report = initaudit.audit(model, torch.randn(32, 64, dtype=torch.float64))
+    assert "IA501" in {finding.code for finding in report.findings}
+    assert str(report)

@@ -11,6 +11,7 @@ from torch import nn
 from initaudit.errors import AuditError
 from initaudit.target import hub
 from initaudit.target.load import collect
+from initaudit.weights_only import read_weights
 
 SMALL = {
     "model_type": "gpt2", "vocab_size": 64, "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32,
@@ -123,3 +124,10 @@ def test_timm_whose_own_dependency_is_missing(write):
         "No module named 'torchvision_that_is_not_here'\n"
         "  Install torchvision_that_is_not_here, or all of it: pip install 'initaudit[timm]'"
     )
+
+
+def test_memory_is_no_matter_where_weights_are_made_one_by_one(monkeypatch, write, transformers):
+    write("config.json", json.dumps(SMALL))
+    monkeypatch.setattr(hub, "_available_bytes", lambda: 1)
+    (target,) = collect("hf:config.json")
+    assert read_weights(target).parameters
