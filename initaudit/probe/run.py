@@ -19,6 +19,7 @@ from initaudit.probe import backward, ops
 from initaudit.probe.attention import AttentionMeter
 from initaudit.probe.build import RecordBuilder
 from initaudit.probe.clock import Clock
+from initaudit.probe.fsdp import set_aside
 from initaudit.probe.garbage import earlier_objects_left_alone
 from initaudit.probe.merging import Merger
 from initaudit.probe.norms import mark_norms
@@ -27,7 +28,6 @@ from initaudit.probe.readings import Readings
 from initaudit.probe.recurrence import RecurrenceMeter
 from initaudit.probe.restore import seed_all, unchanged
 from initaudit.probe.scope import scopes
-from initaudit.probe.shards import resharded
 from initaudit.probe.shares import parts_of, shares_of
 from initaudit.probe.statistics import Statistics
 from initaudit.probe.tape import Node, Tape
@@ -112,7 +112,7 @@ def _probe(
     started = time.perf_counter()
     merger = None if ranks is None else Merger(ranks)
     losses = (loss,) if isinstance(loss, nn.Module) else ()
-    with earlier_objects_left_alone(), unchanged(model, seed, losses) as snapshot, resharded(model), _eager():
+    with earlier_objects_left_alone(), set_aside(model), unchanged(model, seed, losses) as snapshot, _eager():
         _use_batch_statistics(model)
         statistics = Statistics(seed) if merger is None else merger.statistics(seed)
         readings = Readings()

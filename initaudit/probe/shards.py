@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -77,6 +76,7 @@ def partners(model: nn.Module) -> list[int]:
     spread = gathering(model)
     if not spread:
         return sorted(_ranks(model.parameters()))
+    reshard(model)
     for module in spread:
         before = {id(p) for p in module.parameters()}
         if any(_dimensions(p) > 1 for p in module.parameters()):  # of one dimension is the mesh that holds the parts
@@ -86,14 +86,10 @@ def partners(model: nn.Module) -> list[int]:
     return sorted(found)
 
 
-@contextmanager
-def resharded(model: nn.Module) -> Iterator[None]:
-    """Afterwards ``fully_shard`` holds parts again, also where no backward pass came to free what was gathered."""
-    try:
-        yield
-    finally:
-        for module in gathering(model):
-            module.reshard()  # type: ignore[operator]
+def reshard(model: nn.Module) -> None:
+    """Let ``fully_shard`` free what it has gathered, so that parameters are held in parts."""
+    for module in gathering(model):
+        module.reshard()  # type: ignore[operator]
 
 
 def _ranks(parameters: Iterable[Tensor]) -> set[int]:

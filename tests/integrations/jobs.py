@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import initaudit
 from initaudit.errors import InitauditError
 from tests.integrations.networks import build, can_spread, spread
+from tests.integrations.spread_jobs import fully_sharded
 
 Outcome = dict[str, Any]
 
@@ -64,6 +65,7 @@ def two() -> Outcome:
         found
         | {f"trained, {how}": _trains_the_same(how) for how in ("ddp", "fsdp", "tensor") if can_spread(how)}
         | _failures(rows)
+        | (fully_sharded() if can_spread("fsdp") else {})
     )
 
 

@@ -201,6 +201,18 @@ def test_an_audit_between_steps_changes_nothing(of_two: list[Outcome], how: str)
         assert seen(outcome, "trained", how) == []
 
 
+@pytest.mark.skipif(not can_spread("fsdp"), reason="fully_shard works on the CPU from torch 2.9 on")
+def test_an_audit_changes_nothing_that_fully_shard_keeps(of_two: list[Outcome]) -> None:
+    parts = dict.fromkeys(("0.0.weight", "0.0.bias", "1.weight", "1.bias"), "DTensor")
+    for outcome in of_two:
+        found = outcome["gathered before"]
+        assert (found["gathered"], found["held"], found["again"]) == ("Parameter", parts, parts)
+        assert found["same"]
+        assert math.isfinite(found["norm"])
+        assert outcome["accumulated"] == {"first": [], "between": [], "last": []}
+        assert outcome["block first"] == "DTensor"
+
+
 def test_what_fails_on_one_rank_fails_on_all(of_two: list[Outcome]) -> None:
     zero, one = of_two
     assert one["raises"].startswith("the forward pass failed: ValueError: no batch today")
