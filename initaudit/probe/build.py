@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from initaudit.errors import UnknownLayerError
 from initaudit.probe import ops
 from initaudit.probe.activations import ActivationFinder, Followed
-from initaudit.probe.shards import is_shard, whole
+from initaudit.probe.shards import class_of, is_shard, whole
 from initaudit.probe.statistics import Measurement, Statistics
 from initaudit.probe.tape import Node, WeightRef
 from initaudit.probe.weights import Seen, look, parameter_record
@@ -104,7 +104,7 @@ class RecordBuilder:
         fans = torch_fans(weight.shape) if len(weight.shape) >= 2 else None
         return Layer(
             fqn=fqn,
-            kind=type(owner).__name__ if is_module else node.name.strip("_"),
+            kind=class_of(owner).__name__ if is_module and owner is not None else node.name.strip("_"),
             fan_in=fan_in,
             fan_out=fan_out,
             weight=weight,

@@ -28,7 +28,7 @@ from initaudit.probe.readings import Readings
 from initaudit.probe.recurrence import RecurrenceMeter
 from initaudit.probe.restore import seed_all, unchanged
 from initaudit.probe.scope import scopes
-from initaudit.probe.shares import parts_of, shares_of
+from initaudit.probe.shares import check_samples_in_front, parts_of, shares_of
 from initaudit.probe.statistics import Statistics
 from initaudit.probe.tape import Node, Tape
 from initaudit.probe.unregistered import names_of
@@ -137,6 +137,8 @@ def _probe(
         if ranks is not None and merger is not None:
             ranks.same_calls(tape.nodes, model)
             gradients = ranks.parameter_gradients(model)
+            if ranks.shares_out:
+                check_samples_in_front(tape, model)
             merger.shares = shares_of(tape)
         statistics.collect()
         recurrences.finish()
