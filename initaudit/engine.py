@@ -23,6 +23,7 @@ from initaudit.probe.joining import is_cut, is_joinable, joined, share_of, unwra
 from initaudit.probe.ranks import Ranks, together
 from initaudit.probe.restore import random_state
 from initaudit.probe.run import Loss, probe
+from initaudit.probe.shards import class_of
 from initaudit.probe.unwritten import build_and_mark
 from initaudit.records import Report, Trace
 from initaudit.rules import diagnose
@@ -73,7 +74,7 @@ def audit(
         UsageError: an argument makes no sense.
     """
     if isinstance(model, nn.Module):
-        name = type(model).__name__
+        name = class_of(model).__name__
         target = Target(id=name, name=name, factory=lambda: model, is_factory=False)
     elif callable(model):
         name = getattr(model, "__qualname__", type(model).__name__)
@@ -153,10 +154,11 @@ def probe_target(
             build_and_mark(partial(build, seed)) if target.is_factory else (build(seed), frozenset[str]())
         )
     ranks = joined(model, distributed)
-    if ranks is not None and is_cut(model) and (device is not None or dtype is not None):
-        raise UsageError("device and dtype cannot be given for a model held in parts, which runs where and as it is")
     model = unwrapped(model)
     with _in_step(ranks):
+        if is_cut(model):
+            _check_stays(model, device, dtype)
+            device = dtype = None
         again = target.is_factory and compare
         origin = compare_builds(model, lambda n: unwrapped(build(n)), seed) if again else Origin()
         origin = replace(origin, copies=copies_within(model))
@@ -210,6 +212,19 @@ def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return found
 
 
+def _check_stays(model: nn.Module, device: str | torch.device | None, dtype: str | torch.dtype | None) -> None:
+    """Raise UsageError where a model that is held in parts would have to move."""
+    place, precision = None if device == "auto" else resolve_device(device), resolve_dtype(dtype)
+    for tensor in (p for p in model.parameters() if p.is_floating_point()):
+        here = tensor.device
+        stays = place is None or (place.type == here.type and place.index in (None, here.index))
+        if not stays or precision not in (None, tensor.dtype):
+            raise UsageError(
+                f"{place if not stays else precision} cannot be given for a model held in parts, which runs where and "
+                f"as it is: here on {here} as {tensor.dtype}"
+            )
+
+
 def _build(target: Target, seed: int) -> nn.Module:
     with random_state(seed):
         return target.build()
@@ -240,8 +255,7 @@ def _run(
         described = fed.describe()
         if ranks is not None:
             own = given is not None and fed.source == as_inputs(()).source
-            fed = share_of(fed, ranks, is_whole=not own)
-            described += f" on each of {len(ranks)} ranks" if own and len(ranks) > 1 else ""
+            fed, described = share_of(fed, ranks, is_whole=not own)
         try:
             return probe(
                 model,

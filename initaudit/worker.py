@@ -97,6 +97,8 @@ def _answer(work: Callable[[], Message]) -> Message:
         return {"failed": str(error)}
     except SystemExit as error:
         return {"failed": _exit_message(error)}
+    except KeyboardInterrupt:  # the user's own goes to the process that waits for this one
+        return {"failed": "the code raised KeyboardInterrupt; let it raise an Exception instead"}
     except BaseException:
         return {"internal": traceback.format_exc()}
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from initaudit.advice.plan import Planner, Reach
 from initaudit.advice.settings import CENTRE, LENGTH, Setting, arguments_of
 from initaudit.errors import UsageError
+from initaudit.probe import shards
+from initaudit.probe.joining import drawing_alike, unwrapped
 from initaudit.records import Report, Severity
 
 
@@ -29,13 +31,19 @@ def reinitialize_(
     Returns what changed: the name of each parameter in ``named_parameters()`` and its std before and after; of a
     constant (a bias, a gain), its rms.
 
+    A model in ``DistributedDataParallel``, ``fully_shard`` or tensor parallelism is initialized by all its processes at
+    once, each of which must call; all draw what the first one does.
+
     Raises:
         UsageError: ``report`` is of a model that could not be audited, or of another model.
     """
-    _check_same(model, report)
+    inner = unwrapped(model)
+    shards.reshard(inner)
+    _check_same(inner, report)
     assert report.trace is not None
     advised = tuple(f for f in report.findings if f.advice is not None or f.severity is Severity.NOTE)
-    return apply_(model, Planner(report.trace, advised).plan(Reach.NAMED), generator=generator)
+    with drawing_alike(model, generator):
+        return apply_(inner, Planner(report.trace, advised).plan(Reach.NAMED), generator=generator)
 
 
 @torch.no_grad()
@@ -52,20 +60,24 @@ def apply_(
             continue
         done.add((id(tensor), setting.rows))
         measure = _std if setting.draws else _rms
-        before = changed.get(setting.parameter, (measure(tensor), 0.0))[0]
-        _set_(tensor, setting, model, generator)
-        changed[setting.parameter] = (before, measure(tensor))
+        values = shards.whole(tensor)
+        before = changed.get(setting.parameter, (measure(values), 0.0))[0]
+        _set_(values, setting, model, generator)
+        if values is not tensor:
+            shards.spread_(tensor, values)
+            values = shards.whole(tensor)
+        changed[setting.parameter] = (before, measure(values))
     return changed
 
 
 def _set_(tensor: Tensor, setting: Setting, model: nn.Module, generator: torch.Generator | None) -> None:
     if setting.scheme == CENTRE:
-        weight = model.get_parameter(setting.of)
+        weight = shards.whole(model.get_parameter(setting.of))
         sums = weight.sum(*arguments_of(setting)[0]) if setting.arguments else weight.flatten(1).sum(1)
         tensor.copy_(-setting.value * sums)
         return
     if setting.scheme == LENGTH:
-        tensor.copy_(torch.norm_except_dim(model.get_parameter(setting.of), *arguments_of(setting)[0]))
+        tensor.copy_(torch.norm_except_dim(shards.whole(model.get_parameter(setting.of)), *arguments_of(setting)[0]))
         return
     part = tensor if setting.rows is None else tensor[slice(*setting.rows)]
     positional, keywords = arguments_of(setting)

@@ -11,7 +11,7 @@ from initaudit.errors import UnknownLayerError
 from initaudit.probe import ops
 from initaudit.probe.access import module_access, parameter_access
 from initaudit.probe.activations import ActivationFinder, Followed
-from initaudit.probe.shards import is_shard, whole
+from initaudit.probe.shards import class_of, is_shard, whole
 from initaudit.probe.statistics import Measurement, Statistics
 from initaudit.probe.tape import Node, WeightRef
 from initaudit.probe.weights import Seen, look, parameter_record
@@ -233,7 +233,7 @@ def _owner(parameter: str) -> str:
 def _kind(owner: nn.Module | None, node: Node) -> str:
     """The name of the layer's class, or how it is called where only one of the two is a lookup."""
     as_named = _is_lookup(owner) == (node.role is Role.EMBEDDING)
-    return type(owner).__name__ if as_named else node.name.strip("_")
+    return class_of(owner).__name__ if as_named and owner is not None else node.name.strip("_")
 
 
 def _is_lookup(module: nn.Module | None) -> bool:

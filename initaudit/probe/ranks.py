@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from initaudit.errors import AuditError, UsageError
 from initaudit.probe import shards
@@ -23,10 +24,15 @@ from initaudit.probe.whole import norm_and_check, norm_and_total, stacked
 _BUCKET = 1 << 22  # gradients summed at a time, so that a second copy of all is never there
 
 
-class _Named(Protocol):
+class _Seen(Protocol):
     name: str
     scope: str
     shape: tuple[int, ...]
+    live: bool
+    output: bool
+    input_measurement: Any
+    measurement: Any
+    gradient: Any
 
 
 def gather(value: Any) -> list[Any]:
@@ -83,9 +89,10 @@ class Ranks:
 
     def __init__(self, model: nn.Module) -> None:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        names = [(name, tuple(p.shape)) for name, p in model.named_parameters()]
-        if not agree_on(names):
-            raise AuditError("load", "the ranks hold different models: every rank must build the same one")
+        shapes = [(name, None if is_lazy(p) else tuple(p.shape)) for name, p in model.named_parameters()]
+        made = (shards.class_of(model).__name__, shapes)
+        if not agree_on(made):
+            raise AuditError("load", _unlike(gather(made)))
         mine = shards.partners(model) or [self.rank]
         self.replicas: list[list[int]] = sorted({tuple(group): group for group in gather(mine)}.values())
         self.members = len(mine)
@@ -97,6 +104,7 @@ class Ranks:
             )
         self.replica = self.replicas.index(mine)
         self.member = mine.index(self.rank)
+        self.shares_out = False  # whether each replica's inputs are cut from one batch, along their first dimension
 
     def __len__(self) -> int:
         """The number of replicas, which is that of the shares of the batch."""
@@ -109,22 +117,31 @@ class Ranks:
         with _answered():
             dist.all_reduce(tensor)
 
-    def same_calls(self, nodes: Sequence[_Named], model: nn.Module) -> None:
-        """Raise AuditError where ranks ran different calls, or hold different values in what is no shard."""
-        calls = [(node.name, node.scope, len(node.shape)) for node in nodes]
+    def same_calls(self, nodes: Sequence[_Seen], model: nn.Module) -> None:
+        """Raise AuditError where ranks ran different calls, or hold different values in what is no shard.
+
+        Of a call on which a rank had nothing to measure, such as an expert without tokens, no figures can be merged.
+        """
+        calls = [
+            (node.name, node.scope, len(node.shape), node.live, node.output, *(m is not None for m in _measured(node)))
+            for node in nodes
+        ]
         if not agree_on(calls):
-            every = gather(calls)
-            at = next(i for i in range(max(map(len, every))) if len({_at(found, i) for found in every}) > 1)
-            other = next(rank for rank, found in enumerate(every) if _at(found, at) != _at(every[0], at))
+            at, other, found = _first_difference(gather(calls))
+            here, there = map(_told, found)
+            if here == there:
+                here, there = f"{here} ({_apart(*found)})", f"{there} ({_apart(found[1], found[0])})"
             raise AuditError(
                 "forward",
-                f"the ranks ran different calls: number {at} is {_told(every[0], at)} on rank 0 and "
-                f"{_told(every[other], at)} on rank {other}; give every rank inputs of one kind",
+                f"the ranks ran different calls: number {at} is {here} on rank 0 and {there} on rank {other}; give "
+                "every rank inputs of one kind, of which every part of the model gets some on each rank",
             )
-        values = {name: tensor_sums(p) for name, p in model.named_parameters() if not shards.is_shard(p)}
+        values = {
+            name: tensor_sums(p) for name, p in model.named_parameters() if not shards.is_shard(p) and not is_lazy(p)
+        }
         if not agree_on(values):
-            found = gather(values)
-            name = next(n for n in values if len({str(other[n]) for other in found}) > 1)
+            told = gather(values)
+            name = next(n for n in values if len({str(theirs[n]) for theirs in told}) > 1)
             raise AuditError(
                 "load",
                 f"{name} has other values on some ranks; seed every rank alike or wrap the model in "
@@ -133,14 +150,22 @@ class Ranks:
 
     # -- shares of the batch ---------------------------------------------------------------------------------------
 
-    def rows(self, tensor: Tensor, batch: int) -> Tensor:
+    def rows(self, tensor: Tensor, batch: int, positions: int | None = None) -> Tensor:
         """The rows of this rank's replica, of a tensor that holds ``batch`` samples; any other tensor is left whole.
 
+        ``positions`` is the length of the samples.
+
         Raises:
-            UsageError: the samples cannot be shared out equally.
+            UsageError: the samples cannot be shared out equally, or not told from positions.
         """
         if not tensor.dim() or tensor.shape[0] != batch:
             return tensor
+        is_integer = not (tensor.is_floating_point() or tensor.dtype is torch.bool)
+        if positions == batch and tuple(tensor.shape) == (batch, batch) and not is_integer:
+            raise UsageError(
+                f"an input of shape {list(tensor.shape)} may be a mask of pairs of positions or have a row for each of "
+                f"{batch} samples; give inputs with another number of samples than of positions"
+            )
         if batch % len(self):
             raise UsageError(
                 f"a batch of {batch} samples cannot be shared out equally among {len(self)} ranks; "
@@ -158,7 +183,7 @@ class Ranks:
         Each ``grad`` is that of this rank's rows, or where ``fully_shard`` has reduced it the mean over the replicas.
         """
         reduced = {id(p) for module in shards.gathering(model) for p in module.parameters() if shards.is_shard(p)}
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad and not is_lazy(p)]
         found: dict[str, Tensor] = {}
         bucket: list[tuple[str, nn.Parameter]] = []
         size = 0
@@ -229,9 +254,8 @@ def _plain(p: nn.Parameter) -> Tensor:
         assert held is not None  # a parameter is never an unfinished sum
         grad = torch.zeros_like(held)
     elif shards.is_shard(grad):
-        part = shards.local(grad)
-        if part is None:  # an unfinished sum over the members, which all of them finish here
-            part = shards.local(grad.redistribute(placements=p.placements))  # type: ignore[attr-defined]
+        # An unfinished sum over the members, or the whole on each of them, is brought to the parts of the parameter.
+        part = shards.local(shards.placed_as(grad, p))
         assert part is not None
         grad = part
     grad = grad.to_dense() if grad.is_sparse else grad
@@ -247,10 +271,52 @@ def tensor_sums(tensor: Tensor) -> tuple[float, float]:
     return float(total), float(norm)
 
 
-def _at(calls: list[Any], place: int) -> Any:
-    return calls[place] if place < len(calls) else None
+def _measured(node: _Seen) -> tuple[Any, Any, Any]:
+    return node.input_measurement, node.measurement, node.gradient
 
 
-def _told(calls: list[Any], place: int) -> str:
-    found = _at(calls, place)
-    return "no call" if found is None else f"{found[0]} in {found[1] or 'the model'}"
+def _first_difference(every: list[list[Any]]) -> tuple[int, int, tuple[Any, Any]]:
+    """The place of the first difference to the list of rank 0, another rank that has it, and what the two have there.
+
+    ``None`` stands for the end of a list.
+    """
+    at = next(i for i in range(max(map(len, every))) if len({_at(found, i) for found in every}) > 1)
+    other = next(rank for rank, found in enumerate(every) if _at(found, at) != _at(every[0], at))
+    return at, other, (_at(every[0], at), _at(every[other], at))
+
+
+def _at(found: list[Any], place: int) -> Any:
+    return found[place] if place < len(found) else None
+
+
+def _unlike(every: list[tuple[str, list[Any]]]) -> str:
+    """The first difference between the models of the ranks: their class, and name and shape of each parameter."""
+    kinds = [kind for kind, _ in every]
+    if len(set(kinds)) > 1:
+        rank = next(rank for rank, kind in enumerate(kinds) if kind != kinds[0])
+        what, here, there = "the class", kinds[0], kinds[rank]
+    else:
+        at, rank, found = _first_difference([shapes for _, shapes in every])
+        what, (here, there) = f"parameter number {at}", map(_shaped, found)
+    return (
+        f"the ranks hold different models: {what} is {here} on rank 0 and {there} on rank {rank}; "
+        "every rank must build the same one"
+    )
+
+
+def _shaped(parameter: Any) -> str:
+    if parameter is None:
+        return "missing"
+    name, shape = parameter
+    return f"{name} {'without a shape yet' if shape is None else list(shape)}"
+
+
+def _told(call: Any) -> str:
+    return "no call" if call is None else f"{call[0]} in {call[1] or 'the model'}"
+
+
+def _apart(call: Any, other: Any) -> str:
+    """What tells a call from another one of its name."""
+    facts = ("dimensions", "reached by the input", "returned", "input measured", "output measured", "gradient measured")
+    pairs = zip(facts, call[2:], other[2:], strict=True)
+    return ", ".join(f"{fact}: {a}" for fact, a, b in pairs if a != b)

@@ -95,9 +95,9 @@ class Snapshot:
         with torch.no_grad():
             for value, content in self._containers:
                 if value or content:  # most are empty, and were
-                    _refill(value, content)
+                    refill(value, content)
             for module, attributes in self._modules:
-                _refill(module.__dict__, attributes)
+                refill(module.__dict__, attributes)
             for data, copy in self._overwritten():
                 data.copy_(copy)
             for tensor, data in self._memory:
@@ -114,7 +114,7 @@ class Snapshot:
                 parameter.requires_grad_(requires_grad)
                 parameter.grad = grad
                 for now, before in zip(_hooks(parameter), hooks, strict=True):
-                    _refill(now, before)
+                    refill(now, before)
         for generator, state in self._generators:
             _set_state(generator, state)
 
@@ -222,7 +222,8 @@ def _same(value: Any, content: Any) -> bool:
     return all(map(is_, value.values(), content.values())) and all(map(eq, value, content))
 
 
-def _refill(value: Any, content: Any) -> None:
+def refill(value: Any, content: Any) -> None:
+    """Let a container hold what is in ``content``, in that order, again."""
     if isinstance(value, list):
         if not _same(value, content):
             value[:] = content

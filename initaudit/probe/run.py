@@ -19,6 +19,7 @@ from initaudit.probe import backward, ops
 from initaudit.probe.attention import AttentionMeter
 from initaudit.probe.build import RecordBuilder
 from initaudit.probe.clock import Clock
+from initaudit.probe.fsdp import set_aside
 from initaudit.probe.garbage import earlier_objects_left_alone
 from initaudit.probe.merging import Merger
 from initaudit.probe.norms import mark_norms
@@ -27,8 +28,7 @@ from initaudit.probe.readings import Readings
 from initaudit.probe.recurrence import RecurrenceMeter
 from initaudit.probe.restore import seed_all, unchanged
 from initaudit.probe.scope import scopes
-from initaudit.probe.shards import resharded
-from initaudit.probe.shares import parts_of, shares_of
+from initaudit.probe.shares import check_samples_in_front, parts_of, shares_of
 from initaudit.probe.statistics import Statistics
 from initaudit.probe.tape import Node, Tape
 from initaudit.probe.unregistered import names_of
@@ -111,8 +111,8 @@ def _probe(
     """The trace of one run, and whether an output depends on the signal."""
     started = time.perf_counter()
     merger = None if ranks is None else Merger(ranks)
-    kept = unchanged(model, seed, _modules_in(loss))
-    with earlier_objects_left_alone(), kept as snapshot, resharded(model), _eager():
+    losses = _modules_in(loss)
+    with earlier_objects_left_alone(), set_aside(model), unchanged(model, seed, losses) as snapshot, _eager():
         _use_batch_statistics(model)
         statistics = Statistics(seed) if merger is None else merger.statistics(seed)
         readings = Readings()
@@ -137,6 +137,8 @@ def _probe(
         if ranks is not None and merger is not None:
             ranks.same_calls(tape.nodes, model)
             gradients = ranks.parameter_gradients(model)
+            if ranks.shares_out:
+                check_samples_in_front(tape, model)
             merger.shares = shares_of(tape)
         statistics.collect()
         recurrences.finish()

@@ -24,7 +24,8 @@ def scopes(model: nn.Module, tape: Tape) -> Iterator[set[str]]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             if spread:
                 hidden.end((args, kwargs))
-                tape.know((f"{fqn}.{name}" if fqn else name, p) for name, p in module.named_parameters())
+                own = nn.Module.named_parameters(module)  # as registered: a wrapper for checkpoints tells other names
+                tape.know((f"{fqn}.{name}" if fqn else name, p) for name, p in own)
             called.add(fqn)
             tape.scopes.append((fqn, (args, kwargs)))
 

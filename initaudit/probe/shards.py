@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from initaudit.errors import UsageError
 
 
 def is_shard(value: Any) -> bool:
@@ -21,9 +22,13 @@ def is_shard(value: Any) -> bool:
 
 
 def _dtensors() -> tuple[type, ...]:
-    """The class, where somebody has imported it; before torch 2.5 its module had an underscore."""
+    return tuple(module.DTensor for module in _modules())
+
+
+def _modules() -> list[Any]:
+    """That of the class, where somebody has imported it; before torch 2.5 it had an underscore."""
     modules = (sys.modules.get(f"torch.distributed.{name}") for name in ("tensor", "_tensor"))
-    return tuple(module.DTensor for module in modules if module is not None and hasattr(module, "DTensor"))
+    return [module for module in modules if hasattr(module, "DTensor")]
 
 
 def local(tensor: Tensor) -> Tensor | None:
@@ -48,6 +53,43 @@ def whole(tensor: Tensor) -> Tensor:
     return full
 
 
+def placed_as(tensor: Tensor, other: Tensor) -> Tensor:
+    """The DTensor ``tensor`` in the parts in which the processes hold ``other``; all of them must ask together."""
+    if _placements(tensor) == _placements(other):
+        return tensor
+    placed: Tensor = tensor.redistribute(placements=other.placements)  # type: ignore[attr-defined]
+    return placed
+
+
+def cut(tensor: Tensor) -> tuple[int, tuple[int, ...]] | None:
+    """The dimension along which the processes have cut the DTensor ``tensor``, and the shape of the part held here.
+
+    ``None`` for what is whole, and for what is cut along several.
+    """
+    if not is_shard(tensor):
+        return None
+    dims = {placement.dim % tensor.dim() for placement in _placements(tensor) if placement.is_shard()}
+    held = local(tensor)
+    return (dims.pop(), tuple(held.shape)) if len(dims) == 1 and held is not None else None
+
+
+def spread_(tensor: Tensor, values: Tensor) -> None:
+    """Write ``values``, those of the first process, into the DTensor ``tensor``; all processes must call together.
+
+    Raises:
+        UsageError: torch cannot cut them in this way.
+    """
+    try:
+        distribute = _modules()[0].distribute_tensor
+        placed = distribute(values, tensor.device_mesh, tensor.placements)  # type: ignore[attr-defined]
+        tensor.copy_(placed)
+    except (RuntimeError, NotImplementedError, AssertionError, ValueError) as error:
+        raise UsageError(
+            f"a parameter held in parts as {_placements(tensor)} cannot be written: {error}; initialize the model "
+            "before it is spread"
+        ) from error
+
+
 def parts(tensor: Tensor) -> int:
     """Into how many parts the processes have cut the DTensor ``tensor`` among them."""
     sizes = zip(_placements(tensor), tensor.device_mesh.shape, strict=True)  # type: ignore[attr-defined]
@@ -63,9 +105,24 @@ def is_spread_by_hooks(module: nn.Module) -> bool:
     )
 
 
+def class_of(module: nn.Module) -> type[nn.Module]:
+    """The class of a module, and not the one that ``fully_shard`` has made of it."""
+    return next(cls for cls in type(module).__mro__ if not _gathers(cls))
+
+
 def gathering(model: nn.Module) -> list[nn.Module]:
     """The modules to which ``fully_shard`` was applied, outermost first."""
-    return [m for m in model.modules() if hasattr(type(m), "unshard") and hasattr(type(m), "reshard")]
+    return [m for m in model.modules() if _gathers(type(m))]
+
+
+def _gathers(cls: type) -> bool:
+    return hasattr(cls, "unshard") and hasattr(cls, "reshard")
+
+
+def spanned(model: nn.Module) -> set[int]:
+    """The ranks over which ``fully_shard`` has spread ``model``; empty where it was not applied."""
+    reshard(model)
+    return _ranks(p for module in gathering(model) for p in module.parameters())
 
 
 def partners(model: nn.Module) -> list[int]:
@@ -86,14 +143,10 @@ def partners(model: nn.Module) -> list[int]:
     return sorted(found)
 
 
-@contextmanager
-def resharded(model: nn.Module) -> Iterator[None]:
-    """Afterwards ``fully_shard`` holds parts again, also where no backward pass came to free what was gathered."""
-    try:
-        yield
-    finally:
-        for module in gathering(model):
-            module.reshard()  # type: ignore[operator]
+def reshard(model: nn.Module) -> None:
+    """Let ``fully_shard`` free what it has gathered, so that parameters are held in parts."""
+    for module in gathering(model):
+        module.reshard()  # type: ignore[operator]
 
 
 def _ranks(parameters: Iterable[Tensor]) -> set[int]:

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from initaudit.probe import operands, ops
+from initaudit.probe import operands, ops, shards
 from initaudit.probe.attention import AttentionMeter
 from initaudit.probe.axes import sample_dim
 from initaudit.probe.devices import one_thread_for
@@ -337,6 +337,8 @@ class Tape(TorchFunctionMode):
         return sample_dim(call.name, rest, source.shape, source.sample_dim, node.shape)
 
     def _measure(self, node: Node, tensor: Tensor) -> None:
+        if (cut := shards.cut(tensor)) is not None:
+            self.cuts[node.id] = cut
         search = node.name not in ops.KEEP_FINITE  # which can only pass on what was found before
         bounds = ops.flat_ends(node.name, *node.arguments)
         node.measurement = self._statistics.measure(tensor, node.unit_dim, bounds, node.sample_dim, search=search)

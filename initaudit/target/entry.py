@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 from torch.nn.parameter import is_lazy
 
+from initaudit.probe.shards import class_of
 from initaudit.target.spatial import image_sizes, usual_sizes
 from initaudit.target.templates import BATCH, Template, images, tokens
 
@@ -74,7 +75,7 @@ def _batch_first(model: nn.Module) -> bool | None:
 
 
 def _entry(model: nn.Module, fqn: str, module: nn.Module, batch_first: bool | None) -> Entry | None:
-    kind = type(module).__name__
+    kind = class_of(module).__name__
     if isinstance(module, nn.Linear):
         width = module.in_features or _LAZY_WIDTH
         return Entry(
@@ -122,7 +123,7 @@ def _norm_entry(fqn: str, module: nn.Module) -> Entry | None:
     if isinstance(module, nn.LayerNorm | nn.RMSNorm):
         shape = tuple(module.normalized_shape)
         wide = (BATCH, _STEPS, *shape) if len(shape) == 1 else (BATCH, *shape)
-        return Entry(fqn, f"{type(module).__name__}({', '.join(map(str, shape))})", "vectors", (Template(wide),))
+        return Entry(fqn, f"{class_of(module).__name__}({', '.join(map(str, shape))})", "vectors", (Template(wide),))
     if isinstance(module, _BatchNorm | nn.GroupNorm):
         channels = module.num_features if isinstance(module, _BatchNorm) else module.num_channels
         shapes = (
@@ -131,7 +132,7 @@ def _norm_entry(fqn: str, module: nn.Module) -> Entry | None:
             images(channels, 64),
             images(channels, 16, 16, 16),
         )
-        return Entry(fqn, f"{type(module).__name__}({channels})", "vectors", shapes)
+        return Entry(fqn, f"{class_of(module).__name__}({channels})", "vectors", shapes)
     return None
 
 

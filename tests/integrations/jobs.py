@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import initaudit
 from initaudit.errors import InitauditError
 from tests.integrations.networks import build, can_spread, spread
+from tests.integrations.spread_jobs import fully_sharded, refused, reinitialized, sharded_in_a_part, tensor_parallel
 
 Outcome = dict[str, Any]
 
@@ -64,11 +65,16 @@ def two() -> Outcome:
         found
         | {f"trained, {how}": _trains_the_same(how) for how in ("ddp", "fsdp", "tensor") if can_spread(how)}
         | _failures(rows)
+        | (fully_sharded() if can_spread("fsdp") else {})
+        | tensor_parallel()
+        | refused()
+        | reinitialized([how for how in ("ddp", "fsdp", "tensor") if can_spread(how)])
     )
 
 
 def four() -> Outcome:
-    return audits([("mlp", "ddp"), ("mlp", "fsdp"), ("transformer", "tensor"), ("mlp", "fsdp and tensor")])
+    found = audits([("mlp", "ddp"), ("mlp", "fsdp"), ("transformer", "tensor"), ("mlp", "fsdp and tensor")])
+    return found | ({"in a part": sharded_in_a_part()} if can_spread("fsdp") else {})
 
 
 def mean_loss(output: Tensor) -> Tensor:

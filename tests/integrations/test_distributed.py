@@ -26,6 +26,7 @@ from initaudit.launcher import launched
 from initaudit.records import Report, Stats
 from tests.integrations.jobs import Outcome, four, free_port, launch, mean_loss, two
 from tests.integrations.networks import TORCH, build, can_spread
+from tests.integrations.spread_jobs import HalfDead, Words, ids, rows, seeded
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [
@@ -95,6 +96,7 @@ def differences(one: Report, many: Report, cosine: float = 1e-5) -> list[str]:
         found.extend([f"{p.fqn}: {p.init} {q.init}"] * ((p.init, p.shape) != (q.init, q.shape)))
     for layer, other in zip(one.layers, many.layers, strict=True):
         check(layer.fqn, layer, other, ("fan_in", "fan_out"))
+        found.extend([f"{layer.fqn}: {layer.kind} {other.kind}"] * (layer.kind != other.kind))
         for call, again in zip(layer.calls, other.calls, strict=True):
             check(f"{layer.fqn} input", call.input, again.input, (*EXACT, *CLOSE))
     for m, n in zip(one.trace.attentions, many.trace.attentions, strict=True):
@@ -166,6 +168,8 @@ def test_inferred_inputs_are_shared_out(of_two: list[Outcome]) -> None:
 def test_ranks_may_have_batches_of_unlike_size(of_two: list[Outcome]) -> None:
     model, batch = build("mlp")
     one, many = initaudit.audit(model, batch[:15]), of_two[0]["uneven"]
+    for outcome in of_two:
+        assert outcome["uneven"].trace.inputs == "float32[8,16] or float32[7,16] on each of 2 ranks"
     for a, b in zip(one.layers, many.layers, strict=True):
         x, y = a.calls[0].pre_activation, b.calls[0].pre_activation
         assert x is not None
@@ -201,6 +205,69 @@ def test_an_audit_between_steps_changes_nothing(of_two: list[Outcome], how: str)
         assert seen(outcome, "trained", how) == []
 
 
+@pytest.mark.skipif(not can_spread("fsdp"), reason="fully_shard works on the CPU from torch 2.9 on")
+def test_an_audit_changes_nothing_that_fully_shard_keeps(of_two: list[Outcome]) -> None:
+    parts = dict.fromkeys(("0.0.weight", "0.0.bias", "1.weight", "1.bias"), "DTensor")
+    for outcome in of_two:
+        found = outcome["gathered before"]
+        assert (found["gathered"], found["held"], found["again"]) == ("Parameter", parts, parts)
+        assert found["same"]
+        assert math.isfinite(found["norm"])
+        assert outcome["accumulated"] == {"first": [], "between": [], "last": []}
+        assert outcome["block first"] == "DTensor"
+        assert (outcome["where it is"], outcome["checkpointed"]) == ("pass", "pass")
+
+
+@pytest.mark.parametrize(
+    ("name", "one"), [("kept in parts", (HalfDead, rows)), ("vocabulary", (Words, ids))], ids=["dtensor", "vocabulary"]
+)
+def test_what_tensor_parallelism_leaves_in_parts_is_put_together(of_two: list[Outcome], name: str, one: Any) -> None:
+    make, inputs = one
+    assert differences(initaudit.audit(seeded(make), inputs()), of_two[0][name]) == []
+
+
+REFUSED = {
+    "expert without tokens": "linear in experts.1 (input measured: False, output measured: False, gradient measured",
+    "no samples": "rank 0 was given float32[0,16], which has no samples; give every rank at least one",
+    "another class": "the ranks hold different models: the class is Bilinear on rank 0 and Linear on rank 1",
+    "lstm": "the first dimension of the inputs is that of positions in mixer",
+    "attention": "the first dimension of the inputs is that of positions in mixer",
+    "lstm, transposed": "pass",
+    "attention, transposed": "pass",
+    "mask": "an input of shape [8, 8] may be a mask of pairs of positions or have a row for each of 8 samples",
+    "mask of other size": "pass",
+    "lazy": "pass",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_merged_or_shared_out_is_refused_on_all_ranks(of_two: list[Outcome], name: str) -> None:
+    found = [outcome["refused"][name] for outcome in of_two]
+    assert REFUSED[name] in found[0]
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("how", ["ddp", "fsdp", "tensor"])
+def test_a_model_in_a_job_is_initialized_by_all_its_processes(of_two: list[Outcome], how: str) -> None:
+    if not can_spread(how):
+        pytest.skip("fully_shard works on the CPU from torch 2.9 on")
+    (warned, told, values, then), other = (outcome["reinitialized"][how] for outcome in of_two)
+    assert warned > 0
+    assert then == 0
+    assert {"fc1.weight", "fc2.weight", "head.weight"} <= told.keys()
+    for name, (before, after) in told.items():
+        if name.endswith("weight"):
+            assert after == pytest.approx(float(values[name].std(correction=0)), rel=1e-5)
+            assert after < 0.7 * before
+    assert other[1] == told
+    assert all(torch.equal(value, other[2][name]) for name, value in values.items())
+
+
+@pytest.mark.skipif(not can_spread("fsdp"), reason="fully_shard works on the CPU from torch 2.9 on")
+def test_a_model_sharded_over_some_ranks_is_refused(of_four: list[Outcome]) -> None:
+    assert {outcome["in a part"][:37] for outcome in of_four} == {"fully_shard spans 2 of 4 ranks; expec"}
+
+
 def test_what_fails_on_one_rank_fails_on_all(of_two: list[Outcome]) -> None:
     zero, one = of_two
     assert one["raises"].startswith("the forward pass failed: ValueError: no batch today")
@@ -216,7 +283,7 @@ def test_what_fails_on_one_rank_fails_on_all(of_two: list[Outcome]) -> None:
     [
         ("differs", "number 4 is tanh in the model on rank 0 and relu in the model on rank 1"),
         ("unlike", "weight has other values on some ranks"),
-        ("wider", "the ranks hold different models"),
+        ("wider", "weight [16, 16] on rank 0 and weight [17, 16] on rank 1"),
         ("odd", "a batch of 7 samples cannot be shared out equally among 2 ranks"),
     ],
 )
