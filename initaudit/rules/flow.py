@@ -320,7 +320,7 @@ class Flow:
         if op.role in _COUNTED and op.stats is not None and before is not None and not silent and self._keeps_size(op):
             drift = signal_drift(op.stats, before, self._rounding)
             square = 2 * log_ratio(op.stats.rms, before.rms)
-        if op.role is Role.GATE and source is not None:
+        if op.role is Role.GATE and source is not None and op.activation is None:
             others = [self._own_change(o) for o in self._moving(op) if o is not source]
             # Growth of what tells samples apart may come with the other factor, without any growth of the values.
             drift = min(max(drift, min(0.0, sum(others))), max(0.0, min(square, sum(others))))
@@ -334,11 +334,17 @@ class Flow:
 
         A factor that is small from its beginning, like a quiet recording beside its mask, was not lost on its way.
         """
-        start, before = op, self.source(op)
-        while before is not None and not self._begins(start):
-            start, before = before, self.source(before)
-        here, there = self.measured(op).stats, self.measured(start).stats
+        here, there = self.measured(op).stats, self.measured(self.trace.ops[self._origins[op.id]]).stats
         return 2 * log_ratio(here.rms, there.rms) if here is not None and there is not None else 0.0
+
+    @cached_property
+    def _origins(self) -> dict[int, int]:
+        """By the id of each operation, where its way begins."""
+        found: dict[int, int] = {}
+        for op in self.trace.ops:
+            source = None if self._begins(op) else self.source(op)
+            found[op.id] = op.id if source is None else found.get(source.id, source.id)
+        return found
 
     def _begins(self, op: Op) -> bool:
         """Whether ``op`` gives values whose size does not come from what they are made of."""
