@@ -152,4 +152,4 @@ def test_what_is_small_from_its_beginning_was_not_lost_on_the_way() -> None:
             return result
 
     x = 0.01 * torch.randn(32, 64, generator=torch.Generator().manual_seed(1))
-    assert not alarms(initaudit.audit(Masked(), x))
+    assert "IA101" not in {f.code for f in initaudit.audit(Masked(), x).findings}
