@@ -223,14 +223,14 @@ class Flow:
         alone tells the samples apart: ``d(ab) = a db + b da``, so the parts that two factors have in the product's
         variance are as ``Var[a] / E[a^2]`` to ``Var[b] / E[b^2]``.
         """
-        clarity = {o.id: _clarity(self.nearest(o)) for o in factors}
+        shares = {o.id: clarity(self.nearest(o)) for o in factors}
         gates = [o for o in factors if self._is_gate(o)]
         signals = [o for o in factors if o not in gates]
-        if signals and max(clarity.values()) <= 2 * max(clarity[o.id] for o in signals):
+        if signals and max(shares.values()) <= 2 * max(shares[o.id] for o in signals):
             factors = signals
         elif signals:
             factors = gates
-        return max(factors, key=lambda o: (self._depths[o.id], clarity[o.id]))
+        return max(factors, key=lambda o: (self._depths[o.id], shares[o.id]))
 
     @cached_property
     def _depths(self) -> dict[int, int]:
@@ -409,7 +409,7 @@ class Flow:
                 yield found[0], found[1], op
 
 
-def _clarity(stats: Stats | None) -> float:
+def clarity(stats: Stats | None) -> float:
     """The share of the mean square that tells samples apart."""
     return (power(stats) or 0.0) / stats.rms**2 if stats is not None and stats.rms > 0 else 0.0
 

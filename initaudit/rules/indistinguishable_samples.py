@@ -2,7 +2,9 @@
 
 ## What it measures
 
-The variance of activations across samples, as in `vanishing-activations`, in nets whose mean square does *not* vanish.
+The variance of activations across samples, as in `vanishing-activations`, in nets whose mean square does *not* vanish;
+and the share of it in the mean square where parameters (positions) are added to what an embedding gives and a
+normalization follows, which divides both by the size of the larger.
 
 ## Why it matters
 
@@ -31,7 +33,9 @@ connections.
 ## Limit and where it comes from
 
 The natural log of the variance ratio, as in `vanishing-activations`: a warning beyond -6, an error beyond -14, the
-decay of a healthy net of that depth left out.
+decay of a healthy net of that depth left out. Positions that drown the tokens in front of a normalization are a
+warning: a small GPT with tokens of std 0.02 learned to copy a token in 250 steps to 100% with positions of the same
+std, to 70% with those of std 1 (-7.8), to 6% with those of std 10 (-12.4).
 
 ## References
 
@@ -43,12 +47,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from initaudit.records import Severity
+from initaudit.records import Op, Role, Severity
 from initaudit.rules import drift
 from initaudit.rules.base import Limit, Observation, Rule
-from initaudit.rules.flow import Flow
+from initaudit.rules.flow import Flow, clarity, log_ratio
+from initaudit.rules.paths import KEPT, behind, downstream, owners
 from initaudit.rules.vanishing_activations import KEEPS_SIZE
-from initaudit.rules.wording import observe_drift
+from initaudit.rules.wording import figure, observe_drift
 
 
 def check(flow: Flow) -> Iterator[Observation]:
@@ -57,6 +62,42 @@ def check(flow: Flow) -> Iterator[Observation]:
         found = drift.judge_signal(segment)
         if found and found.amount < 0 and segment.mean_square_drift >= KEEPS_SIZE:
             yield observe_drift(found, "activations keep their size but what tells samples apart shrinks")
+    for op in flow.trace.ops:
+        if op.role is Role.SCALE and (seen := _drowned(flow, op)) is not None:
+            yield seen
+
+
+def _drowned(flow: Flow, op: Op) -> Observation | None:
+    """Tokens to which ``op`` adds parameters so large that the normalization behind it leaves nothing of them."""
+    tokens = flow.source(op)
+    before = flow.measured(tokens).stats if tokens is not None else None
+    if tokens is None or before is None or op.stats is None or not _is_looked_up(flow, tokens):
+        return None
+    drawn = {p.fqn for p in flow.trace.parameters if p.requires_grad and not p.constant}  # and no fixed sinusoids
+    added = sorted({name for i in op.inputs for name in behind(flow.trace, i)} & drawn)
+    loss = log_ratio(clarity(op.stats), clarity(before))
+    readers = downstream(flow.trace.ops, [op.id], passes=lambda reader: reader.role in KEPT)
+    if not added or loss >= -drift.WARN or not any(reader.role is Role.NORM for reader in readers):
+        return None
+    names = owners(flow.trace, added)
+    return Observation(
+        fqn=names[0],
+        message=f"added to the tokens, which have rms {figure(before.rms)}, it gives rms {figure(op.stats.rms)} and is "
+        f"the same for every sample: the normalization behind leaves {figure(math.exp(loss / 2))} of what tells them "
+        "apart",
+        observed=math.exp(loss / 2),
+        limit=math.exp(-drift.WARN / 2),
+        severity=Severity.WARNING,
+        affected=names[1:],
+        code=f'nn.init.normal_(m.get_parameter("{added[0]}"), std={before.rms:.3g})',
+    )
+
+
+def _is_looked_up(flow: Flow, op: Op) -> bool:
+    source: Op | None = op
+    while source is not None and source.role in KEPT:
+        source = flow.source(source)
+    return source is not None and source.role is Role.EMBEDDING
 
 
 RULE = Rule(

@@ -415,3 +415,66 @@ class TestThroughNormalizations:
     @pytest.mark.parametrize(("depth", "norm"), [(13, nn.BatchNorm1d), (30, nn.BatchNorm1d), (60, nn.LayerNorm)])
     def test_what_trains_is_left_alone(self, depth: int, norm: Callable[[int], nn.Module]) -> None:
         assert not alarms(audit(self.stack(depth, norm), batch(samples=64)))
+
+
+class TestPositions:
+    """What is added to tokens in front of a normalization must not outweigh them."""
+
+    class Tokens(nn.Module):
+        def __init__(self, tokens: float, positions: float, norm: Callable[[int], nn.Module] = nn.LayerNorm) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.tokens, self.positions = nn.Embedding(50, 64), nn.Embedding(12, 64)
+            self.norm, self.head = norm(64), nn.Linear(64, 50)
+            nn.init.normal_(self.tokens.weight, std=tokens)
+            nn.init.normal_(self.positions.weight, std=positions)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            added = self.tokens(ids) + self.positions(torch.arange(ids.shape[1]))
+            result: Tensor = self.head(self.norm(added))
+            return result
+
+    def ids(self) -> Tensor:
+        return torch.randint(50, (16, 12), generator=torch.Generator().manual_seed(1))
+
+    @pytest.mark.parametrize("size", [1.0, 10.0])
+    def test_positions_that_drown_the_tokens_are_named_and_cured(self, size: float) -> None:
+        model = self.Tokens(0.02, size)
+        report = audit(model, self.ids())
+        finding = found(report, "IA105")
+        assert (finding.fqn, finding.severity.value) == ("positions", "warning")
+        assert finding.advice is not None
+        exec(finding.advice.code, {"m": model, "nn": nn})
+        assert "IA105" not in {f.code for f in audit(model, self.ids()).findings}
+
+    @pytest.mark.parametrize(("tokens", "positions"), [(0.02, 0.02), (1.0, 1.0), (1.0, 0.02), (0.02, 0.1)])
+    def test_positions_of_like_size_are_left_alone(self, tokens: float, positions: float) -> None:
+        assert "IA105" not in {f.code for f in audit(self.Tokens(tokens, positions), self.ids()).findings}
+
+    def test_sinusoids_that_are_not_trained_are_no_initialization(self) -> None:
+        fixed, scaled = self.Tokens(0.02, 0.7), self.Tokens(0.02, 0.7)
+        fixed.positions.weight.requires_grad_(False)
+        table = torch.randn(12, 64, generator=torch.Generator().manual_seed(2))
+        scaled.positions = nn.Linear(1, 1, bias=False)  # one learned factor of a table
+        nn.init.ones_(scaled.positions.weight)
+        scaled.forward = lambda ids: scaled.head(  # type: ignore[method-assign]
+            scaled.norm(scaled.tokens(ids) + scaled.positions.weight.view(1) * table)
+        )
+        for model in (fixed, scaled):
+            assert "IA105" not in {f.code for f in audit(model, self.ids()).findings}
+
+    def test_latents_that_attend_to_the_input_may_be_larger_than_what_they_read(self) -> None:
+        class Perceiver(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                torch.manual_seed(0)
+                self.latents, self.read = nn.Parameter(torch.randn(4, 64)), nn.MultiheadAttention(64, 4)
+                self.norm, self.head = nn.LayerNorm(64), nn.Linear(64, 10)
+
+            def forward(self, x: Tensor) -> Tensor:
+                latents = self.latents[:, None].expand(-1, x.shape[1], -1)
+                result: Tensor = self.head(self.norm(latents + self.read(latents, x, x)[0])).mean(0)
+                return result
+
+        x = torch.randn(128, 16, 64, generator=torch.Generator().manual_seed(1))
+        assert "IA105" not in {f.code for f in audit(Perceiver(), x).findings}
