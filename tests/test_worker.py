@@ -47,6 +47,7 @@ def make_hanging(): return Base(lambda: time.sleep(60))
 def make_killed(): return Base(lambda: os.kill(os.getpid(), signal.SIGKILL))
 def make_reading(): return Base(lambda: input("? "))
 def make_quitting(): return Base(lambda: sys.exit(3))
+def make_interrupting(): return Base(lambda: exec("raise KeyboardInterrupt"))
 def make_lacking(): return Base(lambda: exec("raise KeyError('no such head')"))
 def make_last(): return Base()
 """
@@ -87,9 +88,9 @@ def outcomes(hazards: Path) -> Outcomes:
 
 
 def test_every_model_has_an_outcome_and_the_harmless_a_trace(outcomes: Outcomes) -> None:
-    assert len(outcomes.ids) == 9
+    assert len(outcomes.ids) == 10
     assert outcomes.traces.keys() == {"noisy", "after_exit", "last"}
-    assert outcomes.errors.keys() == {"exiting", "hanging", "killed", "reading", "quitting", "lacking"}
+    assert outcomes.errors.keys() == {"exiting", "hanging", "killed", "reading", "quitting", "interrupting", "lacking"}
 
 
 def test_a_trace_comes_through_whole(outcomes: Outcomes) -> None:
@@ -123,6 +124,7 @@ def test_steps_are_told_as_they_start(outcomes: Outcomes) -> None:
         ),
         ("reading", "EOFError"),
         ("quitting", "3"),
+        ("interrupting", "the code raised KeyboardInterrupt; let it raise an Exception instead"),
         ("lacking", "KeyError: 'no such head'"),
     ],
 )
