@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import initaudit
 from initaudit.errors import InitauditError
 from initaudit.records import Severity
-from tests.integrations.networks import MLP, spread
+from tests.integrations.networks import MLP, TORCH, spread
 
 Outcome = dict[str, Any]
 
@@ -87,7 +87,10 @@ def ids() -> Tensor:
 
 def tensor_parallel() -> Outcome:
     """Reports of plans in which outputs stay in parts, and the vocabulary is cut."""
-    from torch.distributed.tensor import Replicate, Shard
+    if TORCH >= (2, 5):
+        from torch.distributed.tensor import Replicate, Shard
+    else:
+        from torch.distributed._tensor import Replicate, Shard
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     kept = {"a": ColwiseParallel(use_local_output=False), "b": RowwiseParallel()}
