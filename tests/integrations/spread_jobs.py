@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -87,14 +88,14 @@ def ids() -> Tensor:
 
 def tensor_parallel() -> Outcome:
     """Reports of plans in which outputs stay in parts, and the vocabulary is cut."""
-    if TORCH >= (2, 5):
-        from torch.distributed.tensor import Replicate, Shard
-    else:
-        from torch.distributed._tensor import Replicate, Shard
+    tensor = importlib.import_module(f"torch.distributed.{'tensor' if TORCH >= (2, 5) else '_tensor'}")
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
     kept = {"a": ColwiseParallel(use_local_output=False), "b": RowwiseParallel()}
-    words = {"words": RowwiseParallel(input_layouts=Replicate()), "head": ColwiseParallel(output_layouts=Shard(-1))}
+    words = {
+        "words": RowwiseParallel(input_layouts=tensor.Replicate()),
+        "head": ColwiseParallel(output_layouts=tensor.Shard(-1)),
+    }
     return {
         "kept in parts": initaudit.audit(parallelize_module(seeded(HalfDead), _mesh(), kept), rows()),
         "vocabulary": initaudit.audit(parallelize_module(seeded(Words), _mesh(), words), ids()),
