@@ -62,6 +62,9 @@ class NoProcess:
     def close(self, *, gently: bool) -> str:
         return ""
 
+    def kill(self) -> None:  # as the run may, where its thread has not ended yet
+        pass
+
 
 @pytest.fixture
 def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Invoke]:
