@@ -78,9 +78,8 @@ def reaching(advice: Advice, layer: Layer, computed: Computed) -> Advice | None:
     if advice.std is not None and not math.isfinite(advice.std):
         return None  # no weight brings back what the function behind the layer takes away
     if name in computed.spectral:
-        std = 1 / math.sqrt(max(layer.weight.shape[0], math.prod(layer.weight.shape[1:])))
         why = f"Spectral normalization divides the weight: {SPECTRAL}."
-        return Advice("orthogonal_", None, std, f"nn.init.orthogonal_({at})", why)
+        return Advice("orthogonal_", None, orthogonal_std(layer), f"nn.init.orthogonal_({at})", why)
     if length := computed.lengths.get(name):
         return replace(advice, code=_with_length(advice.code, layer, length))
     if not computed.is_out_of_reach(layer):
@@ -89,6 +88,11 @@ def reaching(advice: Advice, layer: Layer, computed: Computed) -> Advice | None:
         call = plain_call(layer.weight, advice.std)  # torch.nn.init would read a fan_in off the shape of the whole
         return replace(advice, scheme=call.scheme, code=f"nn.init.{call.scheme}({at}, {call.arguments})")
     return None
+
+
+def orthogonal_std(layer: Layer) -> float:
+    """The std of ``orthogonal_``'s entries: Var[W] = 1 / max(rows, columns)."""
+    return 1 / math.sqrt(max(layer.weight.shape[0], math.prod(layer.weight.shape[1:])))
 
 
 def _with_length(code: str, layer: Layer, length: Parameter) -> str:

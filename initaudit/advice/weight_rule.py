@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from initaudit.advice.computed import SPECTRAL, norm_arguments
+from initaudit.advice.computed import SPECTRAL, norm_arguments, orthogonal_std
 from initaudit.advice.depth import gains_for, mean_of
 from initaudit.advice.recommend import Call, call_for, torch_reads_fan_in
 from initaudit.advice.settings import CENTRE, LENGTH, OFF_MEAN, Setting, constant, drawn
@@ -27,8 +27,7 @@ SAME = 0.02  # gains closer than this are one
 def weight_setting(layer: Layer, around: Surroundings, *, deep: bool) -> Setting:
     """The setting of the weight; ``deep`` asks for what depth asks for, whatever the author chose."""
     if layer.weight.fqn in around.spectral:
-        value = 1 / math.sqrt(max(layer.weight.shape[0], math.prod(layer.weight.shape[1:])))
-        return Setting(layer.weight.fqn, "orthogonal_", value=value, note=SPECTRAL)
+        return Setting(layer.weight.fqn, "orthogonal_", value=orthogonal_std(layer), note=SPECTRAL)
     gain, note = _gain_and_note(layer, around, deep=deep)
     call = call_for(layer, layer.nonlinearity, gain, "orthogonal" if deep and _can_be_orthogonal(layer) else None)
     if call.scheme.startswith("xavier") and (note or is_centred(layer, around)):

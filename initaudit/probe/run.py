@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -34,6 +34,7 @@ from initaudit.probe.tape import Node, Tape
 from initaudit.probe.unregistered import names_of
 from initaudit.records import Environment, Layer, Role, Trace, Unjudged
 from initaudit.target.frames import user_error
+from initaudit.target.inputs import Inputs
 from initaudit.target.tree import tensors_within
 
 Progress = Callable[[str], None]
@@ -71,8 +72,6 @@ def probe(
     run = partial(
         _probe,
         model,
-        args,
-        kwargs,
         target=target,
         inputs=inputs,
         inputs_source=inputs_source,
@@ -84,9 +83,10 @@ def probe(
         progress=progress,
     )
     given = any(True for _ in tensors_within((args, kwargs)))
-    trace, reached = run(starts_inside=not given)
+    again = Inputs(args, kwargs).to(None) if given else Inputs()  # before the model writes to them
+    trace, reached = run(args, kwargs, starts_inside=not given)
     if given and not reached:
-        trace, reached = run(starts_inside=True)
+        trace, reached = run(again.args, again.kwargs, starts_inside=True)
     if not reached:
         trace = replace(trace, unjudged=(*trace.unjudged, Unjudged("", "no output was seen to depend on any layer")))
     return trace
@@ -248,8 +248,11 @@ def _backward(
 
 def _modules_in(loss: Loss | None) -> list[nn.Module]:
     """The modules that a loss is, belongs to, or was written around."""
-    cells = (cell.cell_contents for cell in getattr(loss, "__closure__", None) or ())
-    return [value for value in (loss, getattr(loss, "__self__", None), *cells) if isinstance(value, nn.Module)]
+    around = [loss, getattr(loss, "__self__", None)]
+    for cell in getattr(loss, "__closure__", None) or ():
+        with suppress(ValueError):  # of a name that is not bound yet
+            around.append(cell.cell_contents)
+    return [value for value in around if isinstance(value, nn.Module)]
 
 
 def _advice(error: Exception) -> str:

@@ -178,7 +178,7 @@ class Tape(TorchFunctionMode):
 
     def _find_operands(self, call: _Call, args: Any, kwargs: Any) -> None:
         """Fill in weights, bias and data when the call multiplies data with something made of parameters alone."""
-        if ".parametrizations." in self.scopes[-1][0]:
+        if "parametrizations" in self.scopes[-1][0].split("."):
             return  # what a parametrization multiplies becomes a weight
         if call.name in ops.PRODUCTS:
             nodes = [self.nodes[self.node_of(t)] for t in operands.factors(call.name, args, kwargs)]
@@ -337,7 +337,7 @@ class Tape(TorchFunctionMode):
         return sample_dim(call.name, rest, source.shape, source.sample_dim, node.shape)
 
     def _measure(self, node: Node, tensor: Tensor) -> None:
-        if (cut := shards.cut(tensor)) is not None:
+        if type(tensor) is not Tensor and (cut := shards.cut(tensor)) is not None:
             self.cuts[node.id] = cut
         search = node.name not in ops.KEEP_FINITE  # which can only pass on what was found before
         bounds = ops.flat_ends(node.name, *node.arguments)

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from initaudit.records import Activation, Layer, LayerCall, Op, Parameter, Role, Stats, Trace
 from initaudit.rules.liveness import Liveness
-from initaudit.rules.paths import KEPT, behind, downstream, is_bias
+from initaudit.rules.paths import KEPT, behind, is_bias
 
 _RESET = 0.1  # of unit size, from which a normalization did what it is there for
 _NORMS_OF_UNIT_RMS = frozenset({"layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm"})
@@ -370,12 +370,15 @@ class Flow:
     @cached_property
     def _recurring(self) -> frozenset[int]:
         """The ids of the operations that are calls of layers that what they gave comes back to."""
-        found: set[int] = set()
-        for layer in self.trace.layers:
-            calls = [call.op for call in layer.calls]
-            if len(calls) > 1 and any(op.id == calls[-1] for op in downstream(self.trace.ops, calls[:1])):
-                found.update(calls)
-        return frozenset(found)
+        calls = [[call.op for call in layer.calls] for layer in self.trace.layers if len(layer.calls) > 1]
+        bits = {ids[0]: 1 << i for i, ids in enumerate(calls)}
+        behind_first: dict[int, int] = {}  # by operation, a bit for each of these layers that it comes after
+        for op in self.trace.ops:
+            reached = bits.get(op.id, 0)
+            for i in op.inputs:
+                reached |= behind_first.get(i, 0)
+            behind_first[op.id] = reached
+        return frozenset(i for ids in calls if behind_first[ids[-1]] & bits[ids[0]] for i in ids)
 
     def _nearest_layers(self, op: Op) -> set[int]:
         """The ids of the layers' calls that lead to ``op`` with no other in between."""
@@ -411,7 +414,8 @@ class Flow:
 
 def clarity(stats: Stats | None) -> float:
     """The share of the mean square that tells samples apart."""
-    return (power(stats) or 0.0) / stats.rms**2 if stats is not None and stats.rms > 0 else 0.0
+    square = stats.rms * stats.rms if stats is not None else 0.0  # `**` raises beyond what a float holds
+    return (power(stats) or 0.0) / square if 0 < square < math.inf else 0.0
 
 
 def _stands_for(part: tuple[int, ...], whole: tuple[int, ...]) -> bool:

@@ -53,7 +53,7 @@ from initaudit.rules.base import Limit, Observation, Rule
 from initaudit.rules.flow import Flow, clarity, log_ratio
 from initaudit.rules.paths import KEPT, behind, downstream, owners
 from initaudit.rules.vanishing_activations import KEEPS_SIZE
-from initaudit.rules.wording import figure, observe_drift
+from initaudit.rules.wording import figure, observe_drift, parameter_at
 
 
 def check(flow: Flow) -> Iterator[Observation]:
@@ -71,13 +71,15 @@ def _drowned(flow: Flow, op: Op) -> Observation | None:
     """Tokens to which ``op`` adds parameters so large that the normalization behind it leaves nothing of them."""
     tokens = flow.source(op)
     before = flow.measured(tokens).stats if tokens is not None else None
-    if tokens is None or before is None or op.stats is None or not _is_looked_up(flow, tokens):
+    if tokens is None or before is None or op.stats is None:
+        return None
+    loss = log_ratio(clarity(op.stats), clarity(before))
+    if loss >= -drift.WARN or not _is_looked_up(flow, tokens):
         return None
     drawn = {p.fqn for p in flow.trace.parameters if p.requires_grad and not p.constant}  # and no fixed sinusoids
     added = sorted({name for i in op.inputs for name in behind(flow.trace, i)} & drawn)
-    loss = log_ratio(clarity(op.stats), clarity(before))
     readers = downstream(flow.trace.ops, [op.id], passes=lambda reader: reader.role in KEPT)
-    if not added or loss >= -drift.WARN or not any(reader.role is Role.NORM for reader in readers):
+    if not added or not any(reader.role is Role.NORM for reader in readers):
         return None
     names = owners(flow.trace, added)
     return Observation(
@@ -89,7 +91,7 @@ def _drowned(flow: Flow, op: Op) -> Observation | None:
         limit=math.exp(-drift.WARN / 2),
         severity=Severity.WARNING,
         affected=names[1:],
-        code=f'nn.init.normal_(m.get_parameter("{added[0]}"), std={before.rms:.3g})',
+        code=f"nn.init.normal_({parameter_at(added[0])}, std={before.rms:.3g})",
     )
 
 

@@ -32,8 +32,8 @@ class Inputs:
         keyword = [f"{name}={summary(value)}" for name, value in self.kwargs.items()]
         return ", ".join([summary(value) for value in self.args] + keyword) or "no input"
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Inputs:
-        """A copy on ``device`` with floating tensors in ``dtype``; every tensor is a detached clone.
+    def to(self, device: torch.device | str | None, dtype: torch.dtype | None = None) -> Inputs:
+        """A copy on ``device``, by default where it is, floating tensors in ``dtype``; each is a detached clone.
 
         One tensor in two places stays one tensor, and a tensor that required a gradient still does.
         """

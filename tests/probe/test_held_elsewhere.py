@@ -75,6 +75,15 @@ def test_a_loss_that_is_a_network(as_closure: bool) -> None:
     assert score.body[1].weight.grad is None
 
 
+def test_a_loss_around_a_name_that_is_not_bound_yet() -> None:
+    def loss(y: Tensor) -> Tensor:
+        return y.mean() if y.dim() else later
+
+    assert audit(net(), X, loss=loss).verdict in ("pass", "fail")
+    later = torch.zeros(())
+    assert torch.equal(loss(later), later)
+
+
 def test_modules_tensors_arrays_and_generators_in_attributes() -> None:
     def forward(m: Call, x: Tensor) -> Tensor:
         m.array += m.rng.normal() + m.python.random() + m.legacy.normal()

@@ -40,6 +40,11 @@ def test_what_is_frozen_or_made_on_the_way_is_not() -> None:
     assert "IA903" not in codes(audit(Call(forward, hidden=teacher, head=nn.Linear(8, 2)), randn(16, 8)))
 
 
+def test_a_weight_that_is_made_anew_at_each_call_is_told() -> None:
+    model = Call(lambda m, x: m.head(x) @ nn.Parameter(torch.eye(2)), head=nn.Linear(8, 2))
+    assert "IA903" in codes(audit(model, randn(16, 8)))
+
+
 def test_a_loss_with_weights_of_its_own_is_not() -> None:
     metric = nn.Linear(2, 1)
     report = audit(Call(lambda m, x: m.head(x), head=nn.Linear(8, 2)), randn(16, 8), loss=lambda y: metric(y).mean())

@@ -130,6 +130,23 @@ def test_what_a_parametrization_multiplies_is_no_layer(how: str) -> None:
     assert call.pre_activation.rms == pytest.approx(expected, rel=1e-4)
 
 
+def test_a_parametrization_of_the_model_itself_is_no_layer_either() -> None:
+    model = torch.nn.utils.parametrizations.orthogonal(nn.Linear(32, 32, bias=False))
+    (call,) = audit(model, X).layers[0].calls
+    assert call.pre_activation is not None
+    assert call.pre_activation.rms == pytest.approx(model(X).detach().square().mean().sqrt().item(), rel=1e-4)
+
+
+def test_a_second_run_is_given_what_the_first_one_was() -> None:
+    def forward(m: Call, x: Tensor) -> Tensor:
+        x *= 100
+        return m.a(torch.tensor(x.tolist()))
+
+    (layer,) = audit(Call(forward, a=nn.Linear(32, 4)), X.clone()).layers
+    assert layer.calls[0].input is not None
+    assert layer.calls[0].input.rms == pytest.approx(100 * X.square().mean().sqrt().item(), rel=1e-4)
+
+
 def test_a_weight_that_is_made_with_a_buffer_is_the_weight_of_its_layer() -> None:
     model = Call(lambda m, x: nn.functional.linear(x, m.base @ m.factor), factor=nn.Parameter(randn(16, 32)))
     model.register_buffer("base", randn(8, 16))
